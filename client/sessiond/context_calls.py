@@ -116,11 +116,14 @@ class ContextCalls:
         *,
         page_size: int = 0,
         page_token: str = "",
+        include_rewound: bool = False,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Pages[ListSummariesResponse, Summary]:
         """Lists a session's summaries, newest first, for `async for`; see Pages.
+
+        `include_rewound`: also those that a rewind has hidden.
 
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         InvalidPageToken, VersionNotReached.
@@ -132,6 +135,7 @@ class ContextCalls:
                 session_id=session_id,
                 page_size=page_size,
                 page_token=token,
+                include_rewound=include_rewound,
                 min_version=min_version,
                 consistency=freshness,
             )

@@ -38,6 +38,7 @@ neither grpc nor protobuf.
     │   ├── MessageLimitReached
     │   ├── DeletionTooLarge
     │   ├── ForkLimitReached
+    │   ├── RewindLimitReached
     │   ├── MessageShared
     │   ├── ContextBudgetTooSmall
     │   ├── AttachmentLimitReached
@@ -477,6 +478,19 @@ class ForkLimitReached(Refused):
     @property
     def what(self) -> str:
         """Of what there would be too many: "generations", "forks", "items" or "events"; see ErrorReason."""
+        return self.metadata.get("what", "")
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
+class RewindLimitReached(Refused):
+    """A rewind would exceed a limit. Nothing has changed."""
+
+    @property
+    def what(self) -> str:
+        """Of what there would be too many: "ranges" or "events"; see ErrorReason."""
         return self.metadata.get("what", "")
 
     @property
@@ -948,6 +962,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "MESSAGE_LIMIT_REACHED": MessageLimitReached,
         "DELETION_TOO_LARGE": DeletionTooLarge,
         "FORK_LIMIT_REACHED": ForkLimitReached,
+        "REWIND_LIMIT_REACHED": RewindLimitReached,
         "MESSAGE_SHARED": MessageShared,
         "CONTEXT_BUDGET_TOO_SMALL": ContextBudgetTooSmall,
         "VERSION_NOT_REACHED": VersionNotReached,

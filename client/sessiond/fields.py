@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sessiond.v1.run_pb2 import RunStatus
     from sessiond.v1.run_service_pb2 import RunPolicy
     from sessiond.v1.search_service_pb2 import SearchOrder
-    from sessiond.v1.session_service_pb2 import SessionAccess, StructUpdate
+    from sessiond.v1.session_service_pb2 import RewindState, SessionAccess, StructUpdate
     from sessiond.v1.tool_call_pb2 import ToolCallExpireAction, ToolCallStatus
     from sessiond.v1.usage_service_pb2 import UsageDimension
 
@@ -47,6 +47,7 @@ SessionOrderLike = Union[
     Literal["create_time_desc", "create_time_asc", "update_time_desc", "update_time_asc", "name_asc", "name_desc"],
     "SessionOrder.ValueType",
 ]
+RewindStateLike = Union[Literal["restore", "keep"], "RewindState.ValueType"]
 StructUpdateLike = Union[Literal["replace", "merge", "set_keys"], "StructUpdate.ValueType"]
 SearchOrderLike = Union[Literal["newest_first", "relevance"], "SearchOrder.ValueType"]
 UsageDimensionLike = Union[Literal["user", "day", "agent", "model"], "UsageDimension.ValueType"]
@@ -71,6 +72,7 @@ EventTypeLike = Union[
         "session_expired",
         "session_deleted",
         "session_forked",
+        "session_rewound",
         "message_appended",
         "message_redacted",
         "messages_deleted",

@@ -125,6 +125,7 @@ class MessageCalls(PartCalls):
         client_time_until: datetime | None = None,
         as_of_seq: int = 0,
         as_of_time: datetime | None = None,
+        include_rewound: bool = False,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -138,6 +139,8 @@ class MessageCalls(PartCalls):
         With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that
         version, or at that time, but for redactions and deletions since; raises InvalidFields for a place that the
         session has not.
+
+        `include_rewound`: also those that a rewind has hidden, each with `rewound` set.
 
         `page_size` 0 means 50; the maximum is 1000. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
@@ -162,6 +165,7 @@ class MessageCalls(PartCalls):
                 page_token=token,
                 after_seq=after_seq,
                 before_seq=before_seq,
+                include_rewound=include_rewound,
                 min_version=min_version,
                 consistency=freshness,
                 as_of_seq=as_of_seq,

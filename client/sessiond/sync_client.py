@@ -33,6 +33,7 @@ from sessiond.fields import (
     Fence,
     MessageOrderLike,
     NewSessionFields,
+    RewindStateLike,
     RoleLike,
     RunPolicyLike,
     RunStatusLike,
@@ -899,6 +900,69 @@ class SyncClient:
             )
         )
 
+    def rewind_session(
+        self,
+        session_id: str,
+        *,
+        to: int | str | None = None,
+        before: str | None = None,
+        state: RewindStateLike = "restore",
+        run: Fence | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Session:
+        """Takes a session back to one of its places, and returns it: what is visible afterwards is exactly what was
+        visible then. Nothing is removed, so a rewind to the place before another rewind undoes it.
+
+        `to`: the place, as a `seq` or as the id of a message, which is visible afterwards. `before`: the id of a
+        message, to go to the place before it. Exactly one of the two. `state`: "restore" brings `state`, `agent_data`,
+        `metadata` and `summary` back as well; "keep" leaves them. `run`: needed while a run is live: that run. Raises
+        SessionNotFound, MessageNotFound, InvalidFields (no such place), SessionEnded, RunInProgress, RunFenced,
+        RewindLimitReached, VersionMismatch; ValueError for both places or none.
+        """
+        return wait(
+            self._inner.rewind_session(
+                session_id,
+                to=to,
+                before=before,
+                state=state,
+                run=run,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def regenerate(
+        self,
+        session_id: str,
+        message_id: str,
+        *,
+        state: RewindStateLike = "restore",
+        run: Fence | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Session:
+        """Takes an answer back, with all that followed it, so that another one can be made: returns the session as it
+        was just before it. `get_context` then has what to send to the model.
+
+        `message_id`: of the answer; of an answer in several messages, such as calls of tools, the first one to make
+        anew. The other arguments and errors are those of `rewind_session`, of which this is the call with `before`.
+        """
+        return wait(
+            self._inner.regenerate(
+                session_id,
+                message_id,
+                state=state,
+                run=run,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
     def list_forks(
         self, session_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> SyncPages[ListForksResponse, Session]:
@@ -1244,6 +1308,7 @@ class SyncClient:
         client_time_until: datetime | None = None,
         as_of_seq: int = 0,
         as_of_time: datetime | None = None,
+        include_rewound: bool = False,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -1257,6 +1322,8 @@ class SyncClient:
         With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that version,
         or at that time, but for redactions and deletions since; raises InvalidFields for a place that the session has
         not.
+
+        `include_rewound`: also those that a rewind has hidden, each with `rewound` set.
 
         `page_size` 0 means 50; the maximum is 1000. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
@@ -1277,6 +1344,7 @@ class SyncClient:
                 client_time_until=client_time_until,
                 as_of_seq=as_of_seq,
                 as_of_time=as_of_time,
+                include_rewound=include_rewound,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,
@@ -1767,6 +1835,7 @@ class SyncClient:
         page_token: str = "",
         as_of_seq: int = 0,
         as_of_time: datetime | None = None,
+        include_rewound: bool = False,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -1775,6 +1844,8 @@ class SyncClient:
 
         With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that version,
         or at that time; raises InvalidFields for a place that the session has not.
+
+        `include_rewound`: also those that a rewind has hidden.
 
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
@@ -1787,6 +1858,7 @@ class SyncClient:
                 page_token=page_token,
                 as_of_seq=as_of_seq,
                 as_of_time=as_of_time,
+                include_rewound=include_rewound,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,
@@ -2020,6 +2092,7 @@ class SyncClient:
         page_token: str = "",
         as_of_seq: int = 0,
         as_of_time: datetime | None = None,
+        include_rewound: bool = False,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -2028,6 +2101,8 @@ class SyncClient:
 
         With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that version,
         or at that time; raises InvalidFields for a place that the session has not.
+
+        `include_rewound`: also those that a rewind has hidden.
 
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         InvalidPageToken, VersionNotReached.
@@ -2041,6 +2116,7 @@ class SyncClient:
                 page_token=page_token,
                 as_of_seq=as_of_seq,
                 as_of_time=as_of_time,
+                include_rewound=include_rewound,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,
@@ -2282,11 +2358,14 @@ class SyncClient:
         *,
         page_size: int = 0,
         page_token: str = "",
+        include_rewound: bool = False,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> SyncPages[ListSummariesResponse, Summary]:
         """Lists a session's summaries, newest first, for `for`; see Pages.
+
+        `include_rewound`: also those that a rewind has hidden.
 
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         InvalidPageToken, VersionNotReached.
@@ -2296,6 +2375,7 @@ class SyncClient:
                 session_id,
                 page_size=page_size,
                 page_token=page_token,
+                include_rewound=include_rewound,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,

@@ -270,6 +270,7 @@ class ToolCallCalls:
         page_token: str = "",
         as_of_seq: int = 0,
         as_of_time: datetime | None = None,
+        include_rewound: bool = False,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -278,6 +279,8 @@ class ToolCallCalls:
 
         With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that
         version, or at that time; raises InvalidFields for a place that the session has not.
+
+        `include_rewound`: also those that a rewind has hidden.
 
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         InvalidPageToken, VersionNotReached.
@@ -293,6 +296,7 @@ class ToolCallCalls:
                 run_id=run_id,
                 page_size=page_size,
                 page_token=token,
+                include_rewound=include_rewound,
                 min_version=min_version,
                 consistency=freshness,
                 as_of_seq=as_of_seq,

@@ -37,6 +37,7 @@
     │   ├── MessageLimitReached
     │   ├── DeletionTooLarge
     │   ├── ForkLimitReached
+    │   ├── RewindLimitReached
     │   ├── MessageShared
     │   ├── ContextBudgetTooSmall
     │   ├── AttachmentLimitReached
@@ -372,6 +373,17 @@ class ForkLimitReached(Refused):
         """`what`: "generations", "forks", "items" or "events" (ErrorReason)."""
         super().__init__(
             f"a fork may have {limit} {what}", {"session_id": session_id, "what": what, "limit": str(limit)}
+        )
+
+
+class RewindLimitReached(Refused):
+    """A rewind would exceed a limit."""
+
+    def __init__(self, session_id: str, what: str, limit: int) -> None:
+        """`what`: "ranges" or "events" (ErrorReason)."""
+        done = "leave" if what == "ranges" else "read"
+        super().__init__(
+            f"a rewind may {done} {limit} {what}", {"session_id": session_id, "what": what, "limit": str(limit)}
         )
 
 

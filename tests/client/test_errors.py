@@ -48,6 +48,7 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     ),
     (server_errors.DeletionTooLarge("s", 9, 99), {"session_id": "s", "limit": 9, "limit_bytes": 99}),
     (server_errors.ForkLimitReached("s", "forks", 9), {"session_id": "s", "what": "forks", "limit": 9}),
+    (server_errors.RewindLimitReached("s", "ranges", 9), {"session_id": "s", "what": "ranges", "limit": 9}),
     (server_errors.MessageShared("s"), {"session_id": "s"}),
     (server_errors.VersionNotReached("s", 7, 9), {"session_id": "s", "current_version": 7}),
     (server_errors.SearchOff(), {}),

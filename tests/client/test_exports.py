@@ -163,3 +163,20 @@ async def test_an_exported_fork_is_imported_as_a_session_of_its_own(
     again = await sessions.fork_session(new, at=2)
     assert again.message_count == 1
     await sessions.delete_messages(new, last_n=1)
+
+
+async def test_imported_session_shows_what_the_rewound_one_showed(
+    sessions: sessiond.Client, session_id: str, tmp_path: Path
+) -> None:
+    before = await sessions.append_messages(session_id, [sessiond.user("no"), sessiond.assistant("never mind")])
+    await sessions.rewind_session(session_id, before=before.message_ids[0])
+    await sessions.append_messages(session_id, [sessiond.user("yes")])
+    await sessions.export_session(session_id, tmp_path / "r")
+    new = f"{session_id}-rewound"
+    made = await sessions.import_session(tmp_path / "r", session_id=new)
+    assert made.session.rewound == (await sessions.get_session(session_id)).rewound
+    told = [sessiond.text_of(message) async for message in sessions.list_messages(new)]
+    assert told == ["hello \U0001f600", "hi", "yes"]
+    await sessions.rewind_session(new, to=before.message_ids[1])
+    told = [sessiond.text_of(message) async for message in sessions.list_messages(new)]
+    assert told == ["hello \U0001f600", "hi", "no", "never mind"]

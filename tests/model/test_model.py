@@ -308,6 +308,9 @@ def action(kind: str, args: Answer, session_id: str) -> c.Action:
     if kind == "fork":
         assert isinstance(args[1], int)
         return c.ForkSession(str(args[0]), ForkPlace(args[1]))
+    if kind == "rewind":
+        assert isinstance(args[0], int)
+        return c.RewindSession(ForkPlace(args[0]), bool(args[1]))
     if kind == "append":
         return c.AppendMessages(messages_of(args[0]))
     if kind == "update_and_append":
@@ -537,6 +540,26 @@ class Comparison(RuleBasedStateMachine):
         command = ("fork", fork, (parent, places[-1 - place % len(places)]), request_id, 0, user_id, "")
         self.apply([*more[:1], command, *more[1:]])
 
+    @rule(
+        session_id=st.one_of(SESSIONS, FORKS),
+        place=st.integers(0, 40),
+        restore=st.booleans(),
+        fenced=st.booleans(),
+        request_id=REQUESTS,
+        more=st.lists(work(), max_size=3),
+    )
+    def rewound(
+        self, session_id: str, place: int, restore: bool, fenced: bool, request_id: str, more: list[Request]
+    ) -> None:
+        """To any place where a command has left it, and to one beyond its end."""
+        known = self.model.sessions.get(session_id)
+        places = sorted(known.history) if known is not None else [1]
+        to = 999 if place == 40 else places[-1 - place % len(places)]
+        run_id = LIVE if fenced and known is not None and known.live else ""
+        command = ("rewind", session_id, (to, restore), request_id, 0, "", run_id)
+        behind = [(kind, session_id, *rest) for kind, _, *rest in more]
+        self.apply([command, *behind])  # type: ignore[list-item]
+
     @rule(batch=st.lists(documents(), min_size=1, max_size=6))
     def documents_are_written(self, batch: list[Request]) -> None:
         self.apply(batch)
@@ -612,6 +635,17 @@ class Comparison(RuleBasedStateMachine):
             for m in stored
         ] == [(m.message_id, m.role, m.text, m.seq, m.reason) for m in expected.messages]
 
+        everything = self.run(
+            store.list_messages(
+                scope, session_id, after_seq=0, before_seq=0, descending=True, limit=1000, include_rewound=True
+            )
+        )
+        listed = [Message.FromString(body) for body in everything.messages]  # type: ignore[attr-defined]
+        hidden = [m.message_id for m in expected.hidden]
+        assert [(m.message_id, m.rewound) for m in listed[::-1]] == [
+            (m.message_id, m.message_id in hidden) for m in expected.all_messages()
+        ]
+
         for where, selects in FILTERS:
             found = self.run(
                 store.find_messages(
@@ -677,7 +711,12 @@ class Comparison(RuleBasedStateMachine):
         assert [(run.seq, *ran(0, run)[2:]) for run in found] == [
             (run.seq, run.run_id, run.status, run.fence, run.reason)
             for run in sorted(expected.runs.values(), key=lambda run: run.seq)
+            if run.run_id not in expected.hidden_runs
         ]
+        runs = self.run(
+            store.list_runs(scope, name, statuses=(1, 2, 3, 4, 5), before=None, limit=100, include_rewound=True)
+        )
+        assert len(runs.runs) == len(expected.runs)  # type: ignore[attr-defined]
         calls = self.run(
             store.list_tool_calls(scope, name, statuses=tuple(range(1, 8)), run_id="", before=None, limit=100)
         )
@@ -685,6 +724,7 @@ class Comparison(RuleBasedStateMachine):
         assert [called(0, call)[2:] for call in stored] == [
             self.model._called(expected, call)[2:]
             for call in sorted(expected.calls.values(), key=lambda call: call.seq)
+            if call.call_id not in expected.hidden_calls
         ]
         waiting = self.run(store.list_pending(scope, user_id="", after=None, limit=100))
         in_inbox = {ToolCall.FromString(call).tool_call_id for call in waiting.tool_calls  # type: ignore[attr-defined]

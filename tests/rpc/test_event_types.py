@@ -221,6 +221,13 @@ async def forks(one: Watched) -> None:
     one.seen.append("SESSION_FORKED")
 
 
+async def rewinds(one: Watched) -> None:
+    before = await one.place.wire.call("GetSession", s.GetSessionRequest(session_id="s"))
+    made = await one.place.wire.call("RewindSession", s.RewindSessionRequest(session_id="s", seq=before.version))
+    (event,) = await one.emits("SESSION_REWOUND")
+    assert (event.rewound_to_seq, event.session.version) == (before.version, made.version)
+
+
 STORIES: Sequence[Callable[[Watched], Awaitable[None]]] = (
     life,
     expiry,
@@ -231,6 +238,7 @@ STORIES: Sequence[Callable[[Watched], Awaitable[None]]] = (
     documents,
     summaries,
     forks,
+    rewinds,
 )
 
 

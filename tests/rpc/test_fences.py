@@ -25,7 +25,7 @@ def test_every_write_that_carries_a_fence_is_listed() -> None:
     assert FENCED == [
         "AppendMessages", "ApproveToolCall", "CancelToolCall", "CompleteToolCall", "CreateSummary",
         "DeleteAttachment", "DeleteMessages", "FailToolCall", "FinishRun", "HeartbeatRun", "RejectToolCall",
-        "RequestToolCall", "StartToolCall", "UpdateSession",
+        "RequestToolCall", "RewindSession", "StartToolCall", "UpdateSession",
     ]  # fmt: skip
 
 

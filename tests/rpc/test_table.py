@@ -79,6 +79,9 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
         (a.session_id, a.version, a.message_count, a.summary, a.status, a.forked_from.seq)
         == ("branch", 3, 1, "so far", ACTIVE, 2)
     ),
+    "RewindSession": lambda a: (
+        (a.session_id, a.version, a.message_count, a.summary, a.rewound[0].first_seq) == ("active", 3, 0, "so far", 2)
+    ),
     "ListForks": lambda a: ([*a.sessions], a.next_page_token) == ([], ""),
     "UpdateSession": lambda a: (a.name, a.version, a.summary) == ("Renamed", 3, "so far"),
     "ActivateSession": lambda a: (a.status, a.version) == (ACTIVE, 2),
@@ -394,6 +397,18 @@ REFUSALS: list[Refusal] = [
      "VERSION_MISMATCH", MISMATCH),
     ("ForkSession", s.ForkSessionRequest(session_id="active", fork_session_id="ended"), StatusCode.ALREADY_EXISTS,
      "SESSION_ALREADY_EXISTS", {"session_id": "ended"}),
+    ("RewindSession", s.RewindSessionRequest(session_id="none", seq=1), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
+     {"session_id": "none"}),
+    ("RewindSession", s.RewindSessionRequest(session_id="active"), INVALID, "INVALID_FIELD", {}),
+    ("RewindSession", s.RewindSessionRequest(session_id="active", seq=3), INVALID, "INVALID_FIELD", {}),
+    ("RewindSession", s.RewindSessionRequest(session_id="active", before_message_id="m9"), StatusCode.NOT_FOUND,
+     "MESSAGE_NOT_FOUND", {"session_id": "active", "message_id": "m9"}),
+    ("RewindSession", s.RewindSessionRequest(session_id="active", seq=1, expected_version=1), StatusCode.ABORTED,
+     "VERSION_MISMATCH", MISMATCH),
+    ("RewindSession", s.RewindSessionRequest(session_id="busy", seq=1), PRECONDITION, "RUN_IN_PROGRESS",
+     {"session_id": "busy", "run_id": "r1"}),
+    ("RewindSession", s.RewindSessionRequest(session_id="ended", seq=1), PRECONDITION, "SESSION_ENDED",
+     {"session_id": "ended", "end_reason": "CLIENT"}),
     ("ListForks", s.ListForksRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
      {"session_id": "none"}),
     ("ListForks", s.ListForksRequest(session_id="active", page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),

@@ -149,6 +149,21 @@ class Caller:
         update = c.UpdateSession(Session(**more), list(more), StructUpdate.STRUCT_UPDATE_REPLACE) if more else None
         return self.command(fork_id, c.ForkSession(session_id, ForkPlace(seq, message_id), version, update), request_id)
 
+    def rewind(
+        self,
+        session_id: str,
+        to: int | str = 0,
+        request_id: str = "",
+        *,
+        before: str = "",
+        restore: bool = True,
+        **more: Any,
+    ) -> c.Command:
+        """To a place, to a message, or to the place before one."""
+        message_id = before or (to if isinstance(to, str) else "")
+        place = ForkPlace(to if isinstance(to, int) else 0, message_id, bool(before))
+        return self.command(session_id, c.RewindSession(place, restore), request_id, **more)
+
     def touch(self, session_id: str, extend_us: int, request_id: str = "") -> c.Command:
         return self.command(session_id, c.TouchSession(extend_us), request_id)
 

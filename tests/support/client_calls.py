@@ -33,6 +33,7 @@ READS: Mapping[str, Callable[[sessiond.Client], Call]] = {
 WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "CreateSession": lambda client: lambda **kw: client.create_session("s", **kw),
     "ForkSession": lambda client: lambda **kw: client.fork_session("s", at=3, name="n", **kw),
+    "RewindSession": lambda client: lambda **kw: client.rewind_session("s", to=3, **kw),
     "UpdateSession": lambda client: lambda **kw: client.update_session("s", name="n", **kw),
     "ActivateSession": lambda client: lambda **kw: client.activate_session("s", **kw),
     "SuspendSession": lambda client: lambda **kw: client.suspend_session("s", **kw),

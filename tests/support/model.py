@@ -12,7 +12,7 @@ DAY = 86400
 LEASE = 30
 REMOVED = "removed"
 """As the value of a member: the member is to be removed."""
-SETTLING = ("begin", "end_run", "cancel_run", "end")
+SETTLING = ("begin", "end_run", "cancel_run", "end", "rewind")
 """Before these, and before suspending, a lease that has run out and overdue approvals are dealt with."""
 
 
@@ -136,6 +136,14 @@ class Session:
     """How it was after each command, by version."""
     summaries: list[tuple[int, int, str]] = field(default_factory=list)
     """(seq, through_seq, text), as they were written."""
+    hidden: list[Message] = field(default_factory=list)
+    """Messages that a rewind has hidden: none of `messages`."""
+    hidden_summaries: list[tuple[int, int, str]] = field(default_factory=list)
+    hidden_runs: set[str] = field(default_factory=set)
+    hidden_calls: set[str] = field(default_factory=set)
+
+    def all_messages(self) -> list[Message]:
+        return sorted([*self.messages, *self.hidden], key=lambda message: message.seq)
 
     def open_calls(self) -> list[Call]:
         return [call for call in self.calls.values() if call.status in ("PENDING", "APPROVED", "RUNNING")]
@@ -222,7 +230,7 @@ class Model:
                 return ("error", "RunFenced")
             version = session.version
             rule: Callable[..., Answer] = getattr(self, f"_{kind}")
-            extra = (run_id,) if kind in ("request", "on_call") else ()
+            extra = (run_id,) if kind in ("request", "on_call", "rewind") else ()
             outcome = rule(session, *args, *extra)
             if session.version == version:
                 return outcome
@@ -246,10 +254,12 @@ class Model:
             return ("error", "InvalidFields")
         s = deepcopy(parent.history[place])
         s.session_id, s.status, s.reason, s.uploads = session_id, "ACTIVE", "", {}
-        now = {message.origin: message for message in parent.messages}
-        for message in list(s.messages):
+        now = {message.origin: message for message in parent.all_messages()}
+        for message in s.all_messages():
             present = now.get(message.origin)
-            if present is None:
+            if present is None and message in s.hidden:
+                s.hidden.remove(message)
+            elif present is None:
                 s.messages.remove(message)
                 s.appended -= 1
             else:
@@ -490,7 +500,7 @@ class Model:
         if s.limit and s.appended + len(messages) > s.limit:
             return ("error", "MessageLimitReached")
         ids = [message_id for message_id, _, _ in messages]
-        if len(set(ids)) < len(ids) or {m.message_id for m in s.messages} & set(ids):
+        if len(set(ids)) < len(ids) or {m.message_id for m in s.all_messages()} & set(ids):
             return ("error", "MessageAlreadyExists")
         for message_id, role, text in messages:
             self._event(s, "MESSAGE_APPENDED")
@@ -519,7 +529,7 @@ class Model:
     def _redact(self, s: Session, message_id: str, reason: str) -> Answer:
         if closed := self._closed(s):
             return closed
-        message = next((m for m in s.messages if m.message_id == message_id), None)
+        message = next((m for m in s.all_messages() if m.message_id == message_id), None)
         if message is None:
             return ("error", "MessageNotFound")
         message.text, message.reason = None, reason
@@ -527,7 +537,7 @@ class Model:
             s.name, s.named_by = "", ""
         self._event(s, "MESSAGE_REDACTED")
         for other in self.sessions.values():
-            same = [m for m in other.messages if m.origin == message.origin]
+            same = [m for m in other.all_messages() if m.origin == message.origin]
             if same and other is not s and not other.deleted:
                 same[0].text, same[0].reason = None, reason
                 if other.named_by == message_id:
@@ -550,12 +560,12 @@ class Model:
         """Deletes the messages with these ids, between these two places, or so many of the newest."""
         if closed := self._closed(s):
             return closed
-        own = [m for m in s.messages if m.seq > s.fork_seq]
+        own = [m for m in s.all_messages() if m.seq > s.fork_seq]
         if how == "ids":
             gone = [m for m in own if m.message_id in what]
             for message_id in what:
                 if message_id not in [m.message_id for m in gone]:
-                    inherited = message_id in [m.message_id for m in s.messages]
+                    inherited = message_id in [m.message_id for m in s.all_messages()]
                     return ("error", "MessageShared" if inherited else "MessageNotFound")
         elif how == "range":
             first, last = what
@@ -567,8 +577,9 @@ class Model:
         else:
             (count,) = what
             assert isinstance(count, int)
-            gone = own[-count:]
-            if len(gone) < count and len(s.messages) > len(own):
+            visible = [m for m in own if m not in s.hidden]
+            gone = visible[-count:]
+            if len(gone) < count and len(s.messages) > len(visible):
                 return ("error", "MessageShared")
         shown = [
             last
@@ -579,12 +590,46 @@ class Model:
         if any(m.seq <= max(shown, default=0) for m in gone):
             return ("error", "MessageShared")
         s.messages = [m for m in s.messages if m not in gone]
-        s.appended -= len(gone)
+        s.hidden = [m for m in s.hidden if m not in gone]
+        s.appended = len(s.messages)
         if s.named_by in [m.message_id for m in gone]:
             s.name, s.named_by = "", ""
         self._event(s, "MESSAGES_DELETED")
         said = tuple((m.message_id, m.text) for m in gone) if returned else ()
         return ("dropped", s.version, tuple(m.seq for m in gone), tuple(m.message_id for m in gone), said)
+
+    def _rewind(self, s: Session, place: int, restore: bool, run_id: str) -> Answer:
+        """Shows what was visible at the place."""
+        if closed := self._closed(s):
+            return closed
+        if s.live and not run_id:
+            return ("error", "RunInProgress")
+        if not s.base < place <= s.version:
+            return ("error", "InvalidFields")
+        then = s.history[place]
+        for call in s.open_calls():
+            if call.seq > place:
+                self._close(s, call, "SESSION_REWOUND")
+        for run in [run for run in s.queue if run.seq > place]:
+            s.queue.remove(run)
+            run.status, run.reason = "CANCELLED", "SESSION_REWOUND"
+            self._event(s, "RUN_CANCELLED")
+        if s.live and s.live.seq > place:
+            self._end_live(s, "CANCELLED", "SESSION_REWOUND", "SESSION_REWOUND")
+            self._start_next(s)
+        everything, visible = s.all_messages(), {m.seq for m in then.messages}
+        s.messages = [m for m in everything if m.seq in visible]
+        s.hidden = [m for m in everything if m.seq not in visible]
+        s.appended = len(s.messages)
+        summaries = sorted([*s.summaries, *s.hidden_summaries])
+        s.summaries = [one for one in summaries if one in then.summaries]
+        s.hidden_summaries = [one for one in summaries if one not in then.summaries]
+        s.hidden_runs = set(s.runs) - (set(then.runs) - then.hidden_runs)
+        s.hidden_calls = set(s.calls) - (set(then.calls) - then.hidden_calls)
+        if restore:
+            s.state = deepcopy(then.state)
+        self._event(s, "SESSION_REWOUND")
+        return self._seen(s)
 
     def _delete(self, s: Session) -> Answer:
         self._event(s, "SESSION_DELETED")

@@ -34,6 +34,7 @@ LIVE = RunFence(run_id="r1", fence=2)
 WRITES = {
     "CreateSession": s.CreateSessionRequest(session=Session(session_id="new")),
     "ForkSession": s.ForkSessionRequest(session_id="active", message_id="m1", fork_session_id="branch"),
+    "RewindSession": s.RewindSessionRequest(session_id="active", seq=1),
     "UpdateSession": s.UpdateSessionRequest(session=Session(session_id="active", name="Renamed")),
     "ActivateSession": s.ActivateSessionRequest(session_id="created"),
     "SuspendSession": s.SuspendSessionRequest(session_id="active"),

@@ -35,6 +35,7 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
             session_id=session_id, seq=99, fork_session_id="alice~new", expected_version=77
         ),
         "ListForks": s.ListForksRequest(session_id=session_id),
+        "RewindSession": s.RewindSessionRequest(session_id=session_id, seq=99, expected_version=77),
         "UpdateSession": s.UpdateSessionRequest(session=Session(session_id=session_id, name="x"), expected_version=77),
         "ActivateSession": s.ActivateSessionRequest(session_id=session_id),
         "SuspendSession": s.SuspendSessionRequest(session_id=session_id, request_id="used"),

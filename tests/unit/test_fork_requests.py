@@ -9,7 +9,7 @@ from sessiond.v1.session_service_pb2 import ForkSessionRequest, ListForksRequest
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.forks.rows import ForkPlace
 from sessiond_server.errors import InvalidFields
-from sessiond_server.rpc.sessions.checks import fork_session, list_forks
+from sessiond_server.rpc.sessions.branches import fork_session, list_forks
 
 SCOPE = Scope("tenant")
 BOUND = Scope("tenant", "u")

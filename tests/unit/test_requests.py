@@ -46,6 +46,7 @@ from sessiond_server.rpc.documents import checks as document_requests
 from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.search import checks as search_requests
+from sessiond_server.rpc.sessions import branches as branch_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.sessions import erasures as erasure_requests
 from sessiond_server.rpc.tool_calls import checks as tool_call_requests
@@ -70,8 +71,9 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "ResumeSession": requests.resume_session,
     "EndSession": requests.end_session,
     "TouchSession": requests.touch_session,
-    "ForkSession": lambda request: requests.fork_session(request, TENANT)[1],
-    "ListForks": requests.list_forks,
+    "ForkSession": lambda request: branch_requests.fork_session(request, TENANT)[1],
+    "ListForks": branch_requests.list_forks,
+    "RewindSession": branch_requests.rewind_session,
     "DeleteSession": requests.delete_session,
     "EraseUser": lambda request: erasure_requests.erase_user(request, TENANT),
     "GetErasure": lambda request: erasure_requests.get_erasure(request, TENANT),
@@ -279,6 +281,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
     }
     # test_fork_requests.py
     own |= {"seq", "fork_session_id"}
+    # test_rewind_requests.py
+    own |= {"before_message_id", "state", "include_rewound"}
     # test_work_requests.py
     own |= {"runs", "run", "run_id", "policy", "status", "statuses", "error", "usage", "model", "user_id"}
     own |= {"tool_call", "tool_call_id", "approver", "result", "approval_ttl"}

@@ -242,6 +242,7 @@ class ListSummariesRequest(google.protobuf.message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     MIN_VERSION_FIELD_NUMBER: builtins.int
     CONSISTENCY_FIELD_NUMBER: builtins.int
+    INCLUDE_REWOUND_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     page_size: builtins.int
@@ -252,6 +253,8 @@ class ListSummariesRequest(google.protobuf.message.Message):
     """The answer is never older than this version of the session; 0 for any. Not negative."""
     consistency: sessiond.v1.session_pb2.Consistency.ValueType
     """How fresh. Default: CONSISTENCY_CACHED. Summaries are always read from the database."""
+    include_rewound: builtins.bool
+    """Those that rewinds have hidden too; see SessionService.RewindSession. The same for all pages."""
     def __init__(
         self,
         *,
@@ -260,8 +263,9 @@ class ListSummariesRequest(google.protobuf.message.Message):
         page_token: builtins.str = ...,
         min_version: builtins.int = ...,
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
+        include_rewound: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "min_version", b"min_version", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "include_rewound", b"include_rewound", "min_version", b"min_version", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
 
 global___ListSummariesRequest = ListSummariesRequest
 

@@ -346,6 +346,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     from, so it cannot be deleted from one of them. RedactMessage removes its content from all. Metadata: `session_id`.
     Sample: "the session shares messages that the deletion selects".
     """
+    ERROR_REASON_REWIND_LIMIT_REACHED: _ErrorReason.ValueType  # 172
+    """FAILED_PRECONDITION. Too much for a rewind: `what` is "ranges" (1 000 in Session.rewound) or "events" (16 384 to read
+    before the place, in a log that was imported or written before the server knew forks). Metadata: `session_id`,
+    `what`, `limit`. Sample: "a rewind may leave 1000 ranges".
+    """
     ERROR_REASON_ERASURE_NOT_FOUND: _ErrorReason.ValueType  # 180
     """NOT_FOUND. The user has never been erased. Metadata: `user_id`. Sample: "erasure not found"."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
@@ -679,6 +684,11 @@ ERROR_REASON_MESSAGE_SHARED: ErrorReason.ValueType  # 171
 """FAILED_PRECONDITION. Another session shows the message too, or the session shares it with the one that it was forked
 from, so it cannot be deleted from one of them. RedactMessage removes its content from all. Metadata: `session_id`.
 Sample: "the session shares messages that the deletion selects".
+"""
+ERROR_REASON_REWIND_LIMIT_REACHED: ErrorReason.ValueType  # 172
+"""FAILED_PRECONDITION. Too much for a rewind: `what` is "ranges" (1 000 in Session.rewound) or "events" (16 384 to read
+before the place, in a log that was imported or written before the server knew forks). Metadata: `session_id`,
+`what`, `limit`. Sample: "a rewind may leave 1000 ranges".
 """
 ERROR_REASON_ERASURE_NOT_FOUND: ErrorReason.ValueType  # 180
 """NOT_FOUND. The user has never been erased. Metadata: `user_id`. Sample: "erasure not found"."""

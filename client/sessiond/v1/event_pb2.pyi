@@ -59,6 +59,8 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """ForkSession: the fork's first event of its own, `seq` ForkOrigin.seq + 1, with the whole session as the fork begins.
     The events before it are the parent's, which the fork shares: they are shown with the fork's `session_id`.
     """
+    EVENT_TYPE_SESSION_REWOUND: _EventType.ValueType  # 11
+    """RewindSession: the last event of the write. Those before it close what the rewind hides and was still open."""
     EVENT_TYPE_MESSAGE_APPENDED: _EventType.ValueType  # 20
     """AppendMessages: one event for each message."""
     EVENT_TYPE_MESSAGE_REDACTED: _EventType.ValueType  # 21
@@ -143,6 +145,8 @@ EVENT_TYPE_SESSION_FORKED: EventType.ValueType  # 10
 """ForkSession: the fork's first event of its own, `seq` ForkOrigin.seq + 1, with the whole session as the fork begins.
 The events before it are the parent's, which the fork shares: they are shown with the fork's `session_id`.
 """
+EVENT_TYPE_SESSION_REWOUND: EventType.ValueType  # 11
+"""RewindSession: the last event of the write. Those before it close what the rewind hides and was still open."""
 EVENT_TYPE_MESSAGE_APPENDED: EventType.ValueType  # 20
 """AppendMessages: one event for each message."""
 EVENT_TYPE_MESSAGE_REDACTED: EventType.ValueType  # 21
@@ -209,8 +213,8 @@ class Event(google.protobuf.message.Message):
     SESSION_VIEW_FULL, its core only with SESSION_VIEW_BASIC, and its core with SESSION_VIEW_PATCH, whose `session_patch`
     changes the content. Any other event adds to the counters what it appended or uploaded (a message with its usage, an
     attachment with its bytes), subtracts an attachment that it deleted with its bytes and from `message_count` the
-    messages that it deleted (their usage stays), adds the usage of a summary, whose `seq` becomes `summary_seq`, and counts
-    runs and tool calls as below. It sets the name where
+    messages that it deleted, but for those in `rewound` (their usage stays), adds the usage of a summary, whose `seq`
+    becomes `summary_seq`, and counts runs and tool calls as below. It sets the name where
     `session_name` is set, counts the request where `index_in_request` is 0, and, where the session has a
     `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
 
@@ -237,6 +241,7 @@ class Event(google.protobuf.message.Message):
     SESSION_NAME_FIELD_NUMBER: builtins.int
     PRESET_RUNS_FIELD_NUMBER: builtins.int
     DELETED_ATTACHMENT_IDS_FIELD_NUMBER: builtins.int
+    REWOUND_TO_SEQ_FIELD_NUMBER: builtins.int
     DOCUMENTS_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
@@ -273,6 +278,10 @@ class Event(google.protobuf.message.Message):
     session_name: builtins.str
     """Set when a message gave the session its name, or its redaction or deletion took such a name away: the name after the
     event.
+    """
+    rewound_to_seq: builtins.int
+    """With EVENT_TYPE_SESSION_REWOUND: the place that the session was rewound to. What is visible after the event is what
+    was visible at that place; `session.rewound` has the whole of what is hidden.
     """
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -347,6 +356,7 @@ class Event(google.protobuf.message.Message):
         session_name: builtins.str | None = ...,
         preset_runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
         deleted_attachment_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        rewound_to_seq: builtins.int = ...,
         documents: collections.abc.Iterable[sessiond.v1.document_pb2.DocumentChange] | None = ...,
         session: sessiond.v1.session_pb2.Session | None = ...,
         message: sessiond.v1.message_pb2.Message | None = ...,
@@ -357,7 +367,7 @@ class Event(google.protobuf.message.Message):
         summary: sessiond.v1.summary_pb2.Summary | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "session_patch", b"session_patch", "summary", b"summary", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_attachment_ids", b"deleted_attachment_ids", "deleted_messages", b"deleted_messages", "documents", b"documents", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "summary", b"summary", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_attachment_ids", b"deleted_attachment_ids", "deleted_messages", b"deleted_messages", "documents", b"documents", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "rewound_to_seq", b"rewound_to_seq", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "summary", b"summary", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload

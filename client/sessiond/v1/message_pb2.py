@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sessiond/v1/message.proto\x12\x0bsessiond.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sessiond/v1/session.proto\"\xd2\x04\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x1f\n\x04role\x18\x04 \x01(\x0e\x32\x11.sessiond.v1.Role\x12\x0c\n\x04name\x18\x05 \x01(\t\x12 \n\x05parts\x18\x06 \x03(\x0b\x32\x11.sessiond.v1.Part\x12)\n\x08metadata\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05usage\x18\x08 \x01(\x0b\x32\x17.sessiond.v1.TokenUsage\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bredact_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rredact_reason\x18\x0b \x01(\t\x12\x0e\n\x06run_id\x18\x0c \x01(\t\x12\x30\n\x06labels\x18\r \x03(\x0b\x32 .sessiond.v1.Message.LabelsEntry\x12/\n\x0b\x63lient_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btoken_count\x18\x10 \x01(\x03\x12\r\n\x05model\x18\x11 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9d\x02\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12.\n\ttool_call\x18\x03 \x01(\x0b\x32\x19.sessiond.v1.ToolCallPartH\x00\x12\x32\n\x0btool_result\x18\x04 \x01(\x0b\x32\x1b.sessiond.v1.ToolResultPartH\x00\x12\x12\n\x08thinking\x18\x05 \x01(\tH\x00\x12%\n\x04\x66ile\x18\x06 \x01(\x0b\x32\x15.sessiond.v1.FilePartH\x00\x12\x0e\n\x04json\x18\x07 \x01(\tH\x00\x12%\n\x04\x62lob\x18\x08 \x01(\x0b\x32\x15.sessiond.v1.BlobPartH\x00\x42\x06\n\x04kind\",\n\x08\x42lobPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"\x8e\x01\n\x0cToolCallPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x33\n\x10\x61rguments_struct\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x18\n\x0e\x61rguments_json\x18\x04 \x01(\tH\x00\x42\x0b\n\targuments\"{\n\x0eToolResultPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x10\n\x08is_error\x18\x04 \x01(\x08\x42\x08\n\x06result\"9\n\x08\x46ilePart\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x42W\n\x0f\x64\x65v.sessiond.v1B\x0cMessageProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sessiond/v1/message.proto\x12\x0bsessiond.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sessiond/v1/session.proto\"\xe3\x04\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x1f\n\x04role\x18\x04 \x01(\x0e\x32\x11.sessiond.v1.Role\x12\x0c\n\x04name\x18\x05 \x01(\t\x12 \n\x05parts\x18\x06 \x03(\x0b\x32\x11.sessiond.v1.Part\x12)\n\x08metadata\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05usage\x18\x08 \x01(\x0b\x32\x17.sessiond.v1.TokenUsage\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bredact_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rredact_reason\x18\x0b \x01(\t\x12\x0e\n\x06run_id\x18\x0c \x01(\t\x12\x30\n\x06labels\x18\r \x03(\x0b\x32 .sessiond.v1.Message.LabelsEntry\x12/\n\x0b\x63lient_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btoken_count\x18\x10 \x01(\x03\x12\r\n\x05model\x18\x11 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07rewound\x18\x12 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9d\x02\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12.\n\ttool_call\x18\x03 \x01(\x0b\x32\x19.sessiond.v1.ToolCallPartH\x00\x12\x32\n\x0btool_result\x18\x04 \x01(\x0b\x32\x1b.sessiond.v1.ToolResultPartH\x00\x12\x12\n\x08thinking\x18\x05 \x01(\tH\x00\x12%\n\x04\x66ile\x18\x06 \x01(\x0b\x32\x15.sessiond.v1.FilePartH\x00\x12\x0e\n\x04json\x18\x07 \x01(\tH\x00\x12%\n\x04\x62lob\x18\x08 \x01(\x0b\x32\x15.sessiond.v1.BlobPartH\x00\x42\x06\n\x04kind\",\n\x08\x42lobPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"\x8e\x01\n\x0cToolCallPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x33\n\x10\x61rguments_struct\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x18\n\x0e\x61rguments_json\x18\x04 \x01(\tH\x00\x42\x0b\n\targuments\"{\n\x0eToolResultPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x10\n\x08is_error\x18\x04 \x01(\x08\x42\x08\n\x06result\"9\n\x08\x46ilePart\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x42W\n\x0f\x64\x65v.sessiond.v1B\x0cMessageProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +37,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.sessiond.v1B\014MessageProtoP\001Z&sessiond.dev/go/sessiond/v1;sessiondv1\252\002\013Sessiond.V1'
   _globals['_MESSAGE_LABELSENTRY']._loaded_options = None
   _globals['_MESSAGE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=1392
-  _globals['_ROLE']._serialized_end=1487
+  _globals['_ROLE']._serialized_start=1409
+  _globals['_ROLE']._serialized_end=1504
   _globals['_MESSAGE']._serialized_start=133
-  _globals['_MESSAGE']._serialized_end=727
-  _globals['_MESSAGE_LABELSENTRY']._serialized_start=682
-  _globals['_MESSAGE_LABELSENTRY']._serialized_end=727
-  _globals['_PART']._serialized_start=730
-  _globals['_PART']._serialized_end=1015
-  _globals['_BLOBPART']._serialized_start=1017
-  _globals['_BLOBPART']._serialized_end=1061
-  _globals['_TOOLCALLPART']._serialized_start=1064
-  _globals['_TOOLCALLPART']._serialized_end=1206
-  _globals['_TOOLRESULTPART']._serialized_start=1208
-  _globals['_TOOLRESULTPART']._serialized_end=1331
-  _globals['_FILEPART']._serialized_start=1333
-  _globals['_FILEPART']._serialized_end=1390
+  _globals['_MESSAGE']._serialized_end=744
+  _globals['_MESSAGE_LABELSENTRY']._serialized_start=699
+  _globals['_MESSAGE_LABELSENTRY']._serialized_end=744
+  _globals['_PART']._serialized_start=747
+  _globals['_PART']._serialized_end=1032
+  _globals['_BLOBPART']._serialized_start=1034
+  _globals['_BLOBPART']._serialized_end=1078
+  _globals['_TOOLCALLPART']._serialized_start=1081
+  _globals['_TOOLCALLPART']._serialized_end=1223
+  _globals['_TOOLRESULTPART']._serialized_start=1225
+  _globals['_TOOLRESULTPART']._serialized_end=1348
+  _globals['_FILEPART']._serialized_start=1350
+  _globals['_FILEPART']._serialized_end=1407
 # @@protoc_insertion_point(module_scope)

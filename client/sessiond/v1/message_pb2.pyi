@@ -96,6 +96,7 @@ class Message(google.protobuf.message.Message):
     TOKEN_COUNT_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     DELETE_TIME_FIELD_NUMBER: builtins.int
+    REWOUND_FIELD_NUMBER: builtins.int
     message_id: builtins.str
     """Identifier, unique among the session's messages; that of a deleted message may be used again. An id (see Session),
     chosen by the client, or empty on append: the server then generates a UUIDv7. Immutable.
@@ -121,6 +122,10 @@ class Message(google.protobuf.message.Message):
     model: builtins.str
     """The model that wrote it, under which GetUsage counts it. 0 to 128 characters, no control characters; empty: that of
     the run of `run_id`, if the session has such a run. A redaction or deletion keeps it. Immutable.
+    """
+    rewound: builtins.bool
+    """Whether a rewind has hidden it (see SessionService.RewindSession): lists have it with `include_rewound` only. Never set
+    in events, which do not change. Output only.
     """
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
@@ -183,9 +188,10 @@ class Message(google.protobuf.message.Message):
         token_count: builtins.int = ...,
         model: builtins.str = ...,
         delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        rewound: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "metadata", b"metadata", "redact_time", b"redact_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "labels", b"labels", "message_id", b"message_id", "metadata", b"metadata", "model", b"model", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "token_count", b"token_count", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "labels", b"labels", "message_id", b"message_id", "metadata", b"metadata", "model", b"model", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "rewound", b"rewound", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "token_count", b"token_count", "usage", b"usage"]) -> None: ...
 
 global___Message = Message
 

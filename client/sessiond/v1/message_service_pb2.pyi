@@ -193,6 +193,7 @@ class ListMessagesRequest(google.protobuf.message.Message):
     FILTER_FIELD_NUMBER: builtins.int
     AS_OF_SEQ_FIELD_NUMBER: builtins.int
     AS_OF_TIME_FIELD_NUMBER: builtins.int
+    INCLUDE_REWOUND_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     order_by: global___MessageOrder.ValueType
@@ -200,7 +201,8 @@ class ListMessagesRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Most messages to answer with. 0: 50. More than 1000: 1000. Not negative."""
     page_token: builtins.str
-    """`next_page_token` or `previous_page_token` of another page; session, order, bounds and filter must be the same.
+    """`next_page_token` or `previous_page_token` of another page; session, order, bounds, filter and `include_rewound` must
+    be the same.
     Empty: the first page.
     """
     after_seq: builtins.int
@@ -216,6 +218,10 @@ class ListMessagesRequest(google.protobuf.message.Message):
     but those that were deleted since, and without what was redacted since. Page tokens are bound to it.
     0: as of now. Otherwise above `Session.base_version`, at most `Session.version`; INVALID_FIELD beyond. In a fork, also a
     place that it shares with its parent.
+    """
+    include_rewound: builtins.bool
+    """Those that rewinds have hidden too (SessionService.RewindSession), in their places, each with `rewound` set. Excludes
+    `as_of_seq` and `as_of_time`.
     """
     @property
     def filter(self) -> global___MessageFilter:
@@ -241,9 +247,10 @@ class ListMessagesRequest(google.protobuf.message.Message):
         filter: global___MessageFilter | None = ...,
         as_of_seq: builtins.int = ...,
         as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        include_rewound: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["after_seq", b"after_seq", "as_of_seq", b"as_of_seq", "as_of_time", b"as_of_time", "before_seq", b"before_seq", "consistency", b"consistency", "filter", b"filter", "min_version", b"min_version", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_seq", b"after_seq", "as_of_seq", b"as_of_seq", "as_of_time", b"as_of_time", "before_seq", b"before_seq", "consistency", b"consistency", "filter", b"filter", "include_rewound", b"include_rewound", "min_version", b"min_version", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
 
 global___ListMessagesRequest = ListMessagesRequest
 
@@ -447,7 +454,7 @@ class DeleteMessagesRequest(google.protobuf.message.Message):
     session_id: builtins.str
     """The session. Required."""
     last_n: builtins.int
-    """The newest ones, fewer where the session has fewer. 1 to 1000."""
+    """The newest visible ones, fewer where the session has fewer. 1 to 1000."""
     return_messages: builtins.bool
     """Answers with the deleted messages, as they were. They may have at most 3 MiB together, without this 16 MiB
     (DELETION_TOO_LARGE); a single message is never too large.
@@ -466,7 +473,7 @@ class DeleteMessagesRequest(google.protobuf.message.Message):
 
     @property
     def range(self) -> global___SeqRange:
-        """All in this range, which may be none. DELETION_TOO_LARGE for more than 1000."""
+        """All in this range, which may be none, also those that a rewind has hidden. DELETION_TOO_LARGE for more than 1000."""
 
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:

@@ -77,7 +77,8 @@ class MessageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetMessage(self, request, context):
-        """Answers with a message. Errors: MESSAGE_NOT_FOUND, VERSION_NOT_REACHED.
+        """Answers with a message, also with one that a rewind has hidden (`Message.rewound`). Errors: MESSAGE_NOT_FOUND,
+        VERSION_NOT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,9 @@ class MessageServiceStub:
         sessiond.v1.message_service_pb2.GetMessageRequest,
         sessiond.v1.message_pb2.Message,
     ]
-    """Answers with a message. Errors: MESSAGE_NOT_FOUND, VERSION_NOT_REACHED."""
+    """Answers with a message, also with one that a rewind has hidden (`Message.rewound`). Errors: MESSAGE_NOT_FOUND,
+    VERSION_NOT_REACHED.
+    """
 
     ListMessages: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.message_service_pb2.ListMessagesRequest,
@@ -85,7 +87,9 @@ class MessageServiceAsyncStub:
         sessiond.v1.message_service_pb2.GetMessageRequest,
         sessiond.v1.message_pb2.Message,
     ]
-    """Answers with a message. Errors: MESSAGE_NOT_FOUND, VERSION_NOT_REACHED."""
+    """Answers with a message, also with one that a rewind has hidden (`Message.rewound`). Errors: MESSAGE_NOT_FOUND,
+    VERSION_NOT_REACHED.
+    """
 
     ListMessages: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.message_service_pb2.ListMessagesRequest,
@@ -139,7 +143,9 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.message_service_pb2.GetMessageRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.message_pb2.Message, collections.abc.Awaitable[sessiond.v1.message_pb2.Message]]:
-        """Answers with a message. Errors: MESSAGE_NOT_FOUND, VERSION_NOT_REACHED."""
+        """Answers with a message, also with one that a rewind has hidden (`Message.rewound`). Errors: MESSAGE_NOT_FOUND,
+        VERSION_NOT_REACHED.
+        """
 
     @abc.abstractmethod
     def ListMessages(

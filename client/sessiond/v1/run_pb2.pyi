@@ -79,6 +79,8 @@ class _RunEndReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """The session expired."""
     RUN_END_REASON_SESSION_FORKED: _RunEndReason.ValueType  # 7
     """In a fork: the run had not ended at the place where the session was forked."""
+    RUN_END_REASON_SESSION_REWOUND: _RunEndReason.ValueType  # 8
+    """The session was rewound to a place before the run began."""
 
 class RunEndReason(_RunEndReason, metaclass=_RunEndReasonEnumTypeWrapper):
     """Why a run ended, where its holder did not finish it."""
@@ -99,6 +101,8 @@ RUN_END_REASON_SESSION_EXPIRED: RunEndReason.ValueType  # 6
 """The session expired."""
 RUN_END_REASON_SESSION_FORKED: RunEndReason.ValueType  # 7
 """In a fork: the run had not ended at the place where the session was forked."""
+RUN_END_REASON_SESSION_REWOUND: RunEndReason.ValueType  # 8
+"""The session was rewound to a place before the run began."""
 global___RunEndReason = RunEndReason
 
 @typing.final

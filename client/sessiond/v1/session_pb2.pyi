@@ -255,6 +255,7 @@ class Session(google.protobuf.message.Message):
     BASE_VERSION_FIELD_NUMBER: builtins.int
     SUMMARY_SEQ_FIELD_NUMBER: builtins.int
     FORKED_FROM_FIELD_NUMBER: builtins.int
+    REWOUND_FIELD_NUMBER: builtins.int
     LAST_EVENT_ID_FIELD_NUMBER: builtins.int
     LIVE_RUN_ID_FIELD_NUMBER: builtins.int
     LIVE_RUN_FENCE_FIELD_NUMBER: builtins.int
@@ -303,9 +304,13 @@ class Session(google.protobuf.message.Message):
     request_count: builtins.int
     """Number of accepted writes, creation included. Output only."""
     message_count: builtins.int
-    """Number of messages that the session has: redacted ones included, deleted ones not. Output only."""
+    """Number of messages that the session has: redacted ones included, deleted ones and those that a rewind has hidden not.
+    Output only.
+    """
     run_count: builtins.int
-    """Number of runs ever begun, including those that the session was created with. Output only."""
+    """Number of runs ever begun, including those that the session was created with and those that a rewind has hidden.
+    Output only.
+    """
     version: builtins.int
     """`seq` of the last event; 1 after creation. Output only."""
     content_version: builtins.int
@@ -317,7 +322,7 @@ class Session(google.protobuf.message.Message):
     log begins at `base_version` + 1. 0: the log begins at 1. Output only.
     """
     summary_seq: builtins.int
-    """`seq` of the newest Summary; 0 without one. Output only."""
+    """`seq` of the newest Summary that no rewind has hidden; 0 without one. Output only."""
     last_event_id: builtins.str
     """`event_id` of the last event. With `version` it identifies this state of the session exactly. Output only."""
     live_run_id: builtins.str
@@ -385,6 +390,13 @@ class Session(google.protobuf.message.Message):
         """Where the session was forked from; absent for one that is no fork (see ForkSession). Output only."""
 
     @property
+    def rewound(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RewoundRange]:
+        """What rewinds have hidden (see RewindSession): messages, summaries, runs and tool calls that began at one of these
+        places are left out of lists. Ascending, with at least one place between two of them; at most 1 000. Empty for a
+        session that was never rewound. Output only.
+        """
+
+    @property
     def metadata(self) -> google.protobuf.struct_pb2.Struct:
         """Free data about the session. JSON object of at most 64 KiB serialised and 24 levels; no NaN, no infinity.
         Filterable by containment.
@@ -439,6 +451,7 @@ class Session(google.protobuf.message.Message):
         base_version: builtins.int = ...,
         summary_seq: builtins.int = ...,
         forked_from: global___ForkOrigin | None = ...,
+        rewound: collections.abc.Iterable[global___RewoundRange] | None = ...,
         last_event_id: builtins.str = ...,
         live_run_id: builtins.str = ...,
         live_run_fence: builtins.int = ...,
@@ -455,7 +468,7 @@ class Session(google.protobuf.message.Message):
         client_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "client_time", b"client_time", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "base_version", b"base_version", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "summary_seq", b"summary_seq", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "base_version", b"base_version", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "rewound", b"rewound", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "summary_seq", b"summary_seq", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Session = Session
 
@@ -486,6 +499,28 @@ class ForkOrigin(google.protobuf.message.Message):
 global___ForkOrigin = ForkOrigin
 
 @typing.final
+class RewoundRange(google.protobuf.message.Message):
+    """Places of a session's log that a rewind has hidden."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIRST_SEQ_FIELD_NUMBER: builtins.int
+    LAST_SEQ_FIELD_NUMBER: builtins.int
+    first_seq: builtins.int
+    """The first of them."""
+    last_seq: builtins.int
+    """The last of them."""
+    def __init__(
+        self,
+        *,
+        first_seq: builtins.int = ...,
+        last_seq: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first_seq", b"first_seq", "last_seq", b"last_seq"]) -> None: ...
+
+global___RewoundRange = RewoundRange
+
+@typing.final
 class SessionConfig(google.protobuf.message.Message):
     """Limits and instructions of one session. Zero or empty means: no limit of the session's own (the server's remain)."""
 
@@ -499,7 +534,7 @@ class SessionConfig(google.protobuf.message.Message):
     SYSTEM_PROMPT_FIELD_NUMBER: builtins.int
     max_messages: builtins.int
     """Maximum number of messages in the session; 0 for no limit. An append that would exceed it is refused as a whole
-    (FAILED_PRECONDITION, MESSAGE_LIMIT_REACHED). Deleted messages do not count. 0 to 1 000 000 000.
+    (FAILED_PRECONDITION, MESSAGE_LIMIT_REACHED). Deleted messages and rewound ones do not count. 0 to 1 000 000 000.
     """
     max_attachments: builtins.int
     """Maximum number of attachments in the session; 0 for no limit. An upload that would exceed it is refused

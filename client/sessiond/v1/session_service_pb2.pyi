@@ -50,6 +50,30 @@ SESSION_ACCESS_APPEND: SessionAccess.ValueType  # 2
 """That, and appending messages of the user. The key needs the scopes sessions:read and sessions:write."""
 global___SessionAccess = SessionAccess
 
+class _RewindState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _RewindStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_RewindState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    REWIND_STATE_UNSPECIFIED: _RewindState.ValueType  # 0
+    """REWIND_STATE_RESTORE."""
+    REWIND_STATE_RESTORE: _RewindState.ValueType  # 1
+    """`state`, `agent_data`, `metadata` and `summary` become what they were at the place; `config` stays."""
+    REWIND_STATE_KEEP: _RewindState.ValueType  # 2
+    """The content stays as it is."""
+
+class RewindState(_RewindState, metaclass=_RewindStateEnumTypeWrapper):
+    """What a rewind does with the session's content."""
+
+REWIND_STATE_UNSPECIFIED: RewindState.ValueType  # 0
+"""REWIND_STATE_RESTORE."""
+REWIND_STATE_RESTORE: RewindState.ValueType  # 1
+"""`state`, `agent_data`, `metadata` and `summary` become what they were at the place; `config` stays."""
+REWIND_STATE_KEEP: RewindState.ValueType  # 2
+"""The content stays as it is."""
+global___RewindState = RewindState
+
 class _SessionOrder:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -294,6 +318,56 @@ class ForkSessionRequest(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["at", b"at"]) -> typing.Literal["seq", "message_id"] | None: ...
 
 global___ForkSessionRequest = ForkSessionRequest
+
+@typing.final
+class RewindSessionRequest(google.protobuf.message.Message):
+    """Request of RewindSession."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    SEQ_FIELD_NUMBER: builtins.int
+    MESSAGE_ID_FIELD_NUMBER: builtins.int
+    BEFORE_MESSAGE_ID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The session. Required."""
+    seq: builtins.int
+    """A place in the session's log, from its first event to its last."""
+    message_id: builtins.str
+    """The place of this message, which stays visible or becomes so."""
+    before_message_id: builtins.str
+    """The place just before this message: with an answer's id, what it needs to be given anew."""
+    state: global___RewindState.ValueType
+    """What becomes of the content. Default: REWIND_STATE_RESTORE."""
+    request_id: builtins.str
+    """Idempotency key; see SessionService."""
+    expected_version: builtins.int
+    """If not 0, the session's version must be this one. Not negative."""
+    @property
+    def run(self) -> sessiond.v1.run_pb2.RunFence:
+        """The run that writes. Required while a run is live; absent otherwise."""
+
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        seq: builtins.int = ...,
+        message_id: builtins.str = ...,
+        before_message_id: builtins.str = ...,
+        state: global___RewindState.ValueType = ...,
+        request_id: builtins.str = ...,
+        expected_version: builtins.int = ...,
+        run: sessiond.v1.run_pb2.RunFence | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["before_message_id", b"before_message_id", "message_id", b"message_id", "run", b"run", "seq", b"seq", "to", b"to"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["before_message_id", b"before_message_id", "expected_version", b"expected_version", "message_id", b"message_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session_id", b"session_id", "state", b"state", "to", b"to"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["to", b"to"]) -> typing.Literal["seq", "message_id", "before_message_id"] | None: ...
+
+global___RewindSessionRequest = RewindSessionRequest
 
 @typing.final
 class ListForksRequest(google.protobuf.message.Message):

@@ -138,6 +138,11 @@ class SessionServiceStub(object):
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_session__pb2.Session.FromString,
                 _registered_method=True)
+        self.RewindSession = channel.unary_unary(
+                '/sessiond.v1.SessionService/RewindSession',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.RewindSessionRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_session__pb2.Session.FromString,
+                _registered_method=True)
         self.ListForks = channel.unary_unary(
                 '/sessiond.v1.SessionService/ListForks',
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.ListForksRequest.SerializeToString,
@@ -329,6 +334,35 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RewindSession(self, request, context):
+        """Takes a session back to one of its places: what is visible afterwards is exactly what was visible at that place, and
+        then what is written from now on. Nothing is removed: messages, summaries, runs and tool calls that began at other
+        places are hidden from lists, contexts and searches of messages; they stay in the log, for watchers (who get the event),
+        and in lists with `include_rewound`. GetMessage, GetRun and GetToolCall still have them; Message.rewound says so of a
+        message.
+
+        This one rule covers all else. The place may itself be hidden, or lie before an earlier rewind: what was visible then
+        is visible again. So a rewind to the place before the event of another rewind (`EVENT_TYPE_SESSION_REWOUND`) undoes
+        that one. A fork, wherever it is made, has what was visible at its place, and is rewound like any session, also to
+        places that it shares with its parent; the parent does not notice.
+
+        `message_count` and `summary_seq` are those of the place, without what was deleted since; so an older summary holds
+        again. With REWIND_STATE_RESTORE `state`, `agent_data`, `metadata` and `summary` are those of the place too. All
+        other fields stay: `config`, `name`, `labels`, `usage` (those tokens were spent), the counts of runs and attachments.
+        Attachments and documents stay, and what was visible at the place shows as it is now: a run that has ended since has
+        ended, a redacted message is redacted. The id of a hidden message stays taken.
+
+        Nothing that is hidden is live: by the same write open tool calls requested after the place, queued runs begun after
+        it, and the live run if it began after it are CANCELLED, with the reason SESSION_REWOUND; then the next run of the
+        queue starts. While a run is live, its fence is needed. EVENT_TYPE_SESSION_REWOUND is the last event of the write.
+        The session is CREATED, ACTIVE or SUSPENDED. It costs the same however much lies between. Answers with the session
+        after it, SESSION_VIEW_FULL. Errors: SESSION_ENDED, MESSAGE_NOT_FOUND, RUN_IN_PROGRESS (a run is live, and `run` is
+        absent), RUN_FENCED, REWIND_LIMIT_REACHED; INVALID_FIELD for a `seq` that the log does not have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListForks(self, request, context):
         """Lists the sessions that were forked directly from a session, oldest first, page by page, without those that were
         deleted. Errors: INVALID_PAGE_TOKEN.
@@ -456,6 +490,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
             'ForkSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ForkSession,
                     request_deserializer=sessiond_dot_v1_dot_session__service__pb2.ForkSessionRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_session__pb2.Session.SerializeToString,
+            ),
+            'RewindSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewindSession,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.RewindSessionRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_session__pb2.Session.SerializeToString,
             ),
             'ListForks': grpc.unary_unary_rpc_method_handler(
@@ -971,6 +1010,33 @@ class SessionService(object):
             target,
             '/sessiond.v1.SessionService/ForkSession',
             sessiond_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+            sessiond_dot_v1_dot_session__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewindSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/RewindSession',
+            sessiond_dot_v1_dot_session__service__pb2.RewindSessionRequest.SerializeToString,
             sessiond_dot_v1_dot_session__pb2.Session.FromString,
             options,
             channel_credentials,

@@ -187,6 +187,35 @@ class SessionServiceStub:
     the parent's log does not have; VERSION_MISMATCH against the parent.
     """
 
+    RewindSession: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.RewindSessionRequest,
+        sessiond.v1.session_pb2.Session,
+    ]
+    """Takes a session back to one of its places: what is visible afterwards is exactly what was visible at that place, and
+    then what is written from now on. Nothing is removed: messages, summaries, runs and tool calls that began at other
+    places are hidden from lists, contexts and searches of messages; they stay in the log, for watchers (who get the event),
+    and in lists with `include_rewound`. GetMessage, GetRun and GetToolCall still have them; Message.rewound says so of a
+    message.
+
+    This one rule covers all else. The place may itself be hidden, or lie before an earlier rewind: what was visible then
+    is visible again. So a rewind to the place before the event of another rewind (`EVENT_TYPE_SESSION_REWOUND`) undoes
+    that one. A fork, wherever it is made, has what was visible at its place, and is rewound like any session, also to
+    places that it shares with its parent; the parent does not notice.
+
+    `message_count` and `summary_seq` are those of the place, without what was deleted since; so an older summary holds
+    again. With REWIND_STATE_RESTORE `state`, `agent_data`, `metadata` and `summary` are those of the place too. All
+    other fields stay: `config`, `name`, `labels`, `usage` (those tokens were spent), the counts of runs and attachments.
+    Attachments and documents stay, and what was visible at the place shows as it is now: a run that has ended since has
+    ended, a redacted message is redacted. The id of a hidden message stays taken.
+
+    Nothing that is hidden is live: by the same write open tool calls requested after the place, queued runs begun after
+    it, and the live run if it began after it are CANCELLED, with the reason SESSION_REWOUND; then the next run of the
+    queue starts. While a run is live, its fence is needed. EVENT_TYPE_SESSION_REWOUND is the last event of the write.
+    The session is CREATED, ACTIVE or SUSPENDED. It costs the same however much lies between. Answers with the session
+    after it, SESSION_VIEW_FULL. Errors: SESSION_ENDED, MESSAGE_NOT_FOUND, RUN_IN_PROGRESS (a run is live, and `run` is
+    absent), RUN_FENCED, REWIND_LIMIT_REACHED; INVALID_FIELD for a `seq` that the log does not have.
+    """
+
     ListForks: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.ListForksRequest,
         sessiond.v1.session_service_pb2.ListForksResponse,
@@ -388,6 +417,35 @@ class SessionServiceAsyncStub:
     may be deleted: the fork keeps what it shows. Answers with the fork, SESSION_VIEW_FULL. Errors:
     SESSION_ALREADY_EXISTS, SESSION_QUOTA_REACHED, MESSAGE_NOT_FOUND, FORK_LIMIT_REACHED; INVALID_FIELD for a `seq` that
     the parent's log does not have; VERSION_MISMATCH against the parent.
+    """
+
+    RewindSession: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.RewindSessionRequest,
+        sessiond.v1.session_pb2.Session,
+    ]
+    """Takes a session back to one of its places: what is visible afterwards is exactly what was visible at that place, and
+    then what is written from now on. Nothing is removed: messages, summaries, runs and tool calls that began at other
+    places are hidden from lists, contexts and searches of messages; they stay in the log, for watchers (who get the event),
+    and in lists with `include_rewound`. GetMessage, GetRun and GetToolCall still have them; Message.rewound says so of a
+    message.
+
+    This one rule covers all else. The place may itself be hidden, or lie before an earlier rewind: what was visible then
+    is visible again. So a rewind to the place before the event of another rewind (`EVENT_TYPE_SESSION_REWOUND`) undoes
+    that one. A fork, wherever it is made, has what was visible at its place, and is rewound like any session, also to
+    places that it shares with its parent; the parent does not notice.
+
+    `message_count` and `summary_seq` are those of the place, without what was deleted since; so an older summary holds
+    again. With REWIND_STATE_RESTORE `state`, `agent_data`, `metadata` and `summary` are those of the place too. All
+    other fields stay: `config`, `name`, `labels`, `usage` (those tokens were spent), the counts of runs and attachments.
+    Attachments and documents stay, and what was visible at the place shows as it is now: a run that has ended since has
+    ended, a redacted message is redacted. The id of a hidden message stays taken.
+
+    Nothing that is hidden is live: by the same write open tool calls requested after the place, queued runs begun after
+    it, and the live run if it began after it are CANCELLED, with the reason SESSION_REWOUND; then the next run of the
+    queue starts. While a run is live, its fence is needed. EVENT_TYPE_SESSION_REWOUND is the last event of the write.
+    The session is CREATED, ACTIVE or SUSPENDED. It costs the same however much lies between. Answers with the session
+    after it, SESSION_VIEW_FULL. Errors: SESSION_ENDED, MESSAGE_NOT_FOUND, RUN_IN_PROGRESS (a run is live, and `run` is
+    absent), RUN_FENCED, REWIND_LIMIT_REACHED; INVALID_FIELD for a `seq` that the log does not have.
     """
 
     ListForks: grpc.aio.UnaryUnaryMultiCallable[
@@ -627,6 +685,37 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         may be deleted: the fork keeps what it shows. Answers with the fork, SESSION_VIEW_FULL. Errors:
         SESSION_ALREADY_EXISTS, SESSION_QUOTA_REACHED, MESSAGE_NOT_FOUND, FORK_LIMIT_REACHED; INVALID_FIELD for a `seq` that
         the parent's log does not have; VERSION_MISMATCH against the parent.
+        """
+
+    @abc.abstractmethod
+    def RewindSession(
+        self,
+        request: sessiond.v1.session_service_pb2.RewindSessionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
+        """Takes a session back to one of its places: what is visible afterwards is exactly what was visible at that place, and
+        then what is written from now on. Nothing is removed: messages, summaries, runs and tool calls that began at other
+        places are hidden from lists, contexts and searches of messages; they stay in the log, for watchers (who get the event),
+        and in lists with `include_rewound`. GetMessage, GetRun and GetToolCall still have them; Message.rewound says so of a
+        message.
+
+        This one rule covers all else. The place may itself be hidden, or lie before an earlier rewind: what was visible then
+        is visible again. So a rewind to the place before the event of another rewind (`EVENT_TYPE_SESSION_REWOUND`) undoes
+        that one. A fork, wherever it is made, has what was visible at its place, and is rewound like any session, also to
+        places that it shares with its parent; the parent does not notice.
+
+        `message_count` and `summary_seq` are those of the place, without what was deleted since; so an older summary holds
+        again. With REWIND_STATE_RESTORE `state`, `agent_data`, `metadata` and `summary` are those of the place too. All
+        other fields stay: `config`, `name`, `labels`, `usage` (those tokens were spent), the counts of runs and attachments.
+        Attachments and documents stay, and what was visible at the place shows as it is now: a run that has ended since has
+        ended, a redacted message is redacted. The id of a hidden message stays taken.
+
+        Nothing that is hidden is live: by the same write open tool calls requested after the place, queued runs begun after
+        it, and the live run if it began after it are CANCELLED, with the reason SESSION_REWOUND; then the next run of the
+        queue starts. While a run is live, its fence is needed. EVENT_TYPE_SESSION_REWOUND is the last event of the write.
+        The session is CREATED, ACTIVE or SUSPENDED. It costs the same however much lies between. Answers with the session
+        after it, SESSION_VIEW_FULL. Errors: SESSION_ENDED, MESSAGE_NOT_FOUND, RUN_IN_PROGRESS (a run is live, and `run` is
+        absent), RUN_FENCED, REWIND_LIMIT_REACHED; INVALID_FIELD for a `seq` that the log does not have.
         """
 
     @abc.abstractmethod

@@ -114,6 +114,8 @@ class _ToolCallCancelReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wr
     """The session expired."""
     TOOL_CALL_CANCEL_REASON_SESSION_FORKED: _ToolCallCancelReason.ValueType  # 8
     """In a fork: the call was open at the place where the session was forked."""
+    TOOL_CALL_CANCEL_REASON_SESSION_REWOUND: _ToolCallCancelReason.ValueType  # 9
+    """The session was rewound to a place before the call was requested, or before the run began that carries it out."""
 
 class ToolCallCancelReason(_ToolCallCancelReason, metaclass=_ToolCallCancelReasonEnumTypeWrapper):
     """Why a tool call was closed."""
@@ -136,6 +138,8 @@ TOOL_CALL_CANCEL_REASON_SESSION_EXPIRED: ToolCallCancelReason.ValueType  # 7
 """The session expired."""
 TOOL_CALL_CANCEL_REASON_SESSION_FORKED: ToolCallCancelReason.ValueType  # 8
 """In a fork: the call was open at the place where the session was forked."""
+TOOL_CALL_CANCEL_REASON_SESSION_REWOUND: ToolCallCancelReason.ValueType  # 9
+"""The session was rewound to a place before the call was requested, or before the run began that carries it out."""
 global___ToolCallCancelReason = ToolCallCancelReason
 
 @typing.final

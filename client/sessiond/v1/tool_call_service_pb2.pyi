@@ -367,6 +367,7 @@ class ListToolCallsRequest(google.protobuf.message.Message):
     CONSISTENCY_FIELD_NUMBER: builtins.int
     AS_OF_SEQ_FIELD_NUMBER: builtins.int
     AS_OF_TIME_FIELD_NUMBER: builtins.int
+    INCLUDE_REWOUND_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     run_id: builtins.str
@@ -385,6 +386,10 @@ class ListToolCallsRequest(google.protobuf.message.Message):
     the page that follows. Page tokens are bound to it.
     0: as of now. Otherwise above `Session.base_version`, at most `Session.version`; INVALID_FIELD beyond. In a fork, also a
     place that it shares with its parent.
+    """
+    include_rewound: builtins.bool
+    """Those that rewinds have hidden too; see SessionService.RewindSession. The same for all pages. Excludes `as_of_seq` and
+    `as_of_time`.
     """
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[sessiond.v1.tool_call_pb2.ToolCallStatus.ValueType]:
@@ -408,9 +413,10 @@ class ListToolCallsRequest(google.protobuf.message.Message):
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
         as_of_seq: builtins.int = ...,
         as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        include_rewound: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of_seq", b"as_of_seq", "as_of_time", b"as_of_time", "consistency", b"consistency", "min_version", b"min_version", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "session_id", b"session_id", "statuses", b"statuses"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_seq", b"as_of_seq", "as_of_time", b"as_of_time", "consistency", b"consistency", "include_rewound", b"include_rewound", "min_version", b"min_version", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "session_id", b"session_id", "statuses", b"statuses"]) -> None: ...
 
 global___ListToolCallsRequest = ListToolCallsRequest
 

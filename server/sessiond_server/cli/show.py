@@ -116,6 +116,7 @@ def session_lines(session: Session, full: bool) -> Iterator[str]:
         ("ended", when(session.end_time) if session.HasField("end_time") else ""),
         ("version", str(session.version)),
         ("counts", f"{session.request_count} requests, {session.message_count} messages, {session.run_count} runs"),
+        ("rewound", ", ".join(f"{one.first_seq}-{one.last_seq}" for one in session.rewound)),
         ("tokens", f"{tokens.input_tokens} in, {tokens.output_tokens} out" if session.HasField("usage") else ""),
         ("summary", session.summary),
         ("metadata", as_json(session.metadata) if session.HasField("metadata") else ""),

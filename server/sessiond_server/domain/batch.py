@@ -432,6 +432,7 @@ class _Batch:
                 state.opened_work.write(written, state.user_id)
             if state.opened_attachments is not None and not state.deleted:
                 state.opened_attachments.write(written)
+            written.rewound += state.rewound
             if state.fork is not None:
                 written.forks.append(state.fork)
                 written.attachments += state.inherited_attachments

@@ -80,6 +80,15 @@ class ForkSession:
 
 
 @dataclass(frozen=True, slots=True)
+class RewindSession:
+    """Takes the session back to one of its places. A batch has no other command beside it (store/branches.py)."""
+
+    place: ForkPlace
+    restore: bool = True
+    """Whether the content, but for the config, becomes what it was at the place."""
+
+
+@dataclass(frozen=True, slots=True)
 class ActivateSession:
     pass
 
@@ -294,6 +303,7 @@ ToolCallChange = DecideToolCall | StartToolCall | EndToolCall | CancelToolCall
 Action = (
     CreateSession
     | ForkSession
+    | RewindSession
     | UpdateSession
     | ActivateSession
     | SuspendSession

@@ -78,6 +78,9 @@ LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
 RETURNED_MESSAGE = tag(DeleteMessagesResponse.MESSAGES_FIELD_NUMBER)
 LISTED_SESSION = tag(ListSessionsResponse.SESSIONS_FIELD_NUMBER)
 
+MESSAGE_REWOUND: Final = varint(Message.REWOUND_FIELD_NUMBER << 3) + b"\x01"
+"""What, behind a serialised Message, says that a rewind has hidden it."""
+
 SESSION_CREATED: Final = 1
 MESSAGES_DELETED = 22
 FIRST_MESSAGE_EVENT = 20
@@ -92,6 +95,11 @@ SUMMARY_CREATED = FIRST_SUMMARY_EVENT = 80
 PATCH: Final = b"\x07"
 """The first byte of a patch of a session's content, in the column of the content. No serialised message begins with it,
 so a server of a version before patches fails on it instead of taking the patch for the content."""
+
+
+def number_field(number: int, value: int) -> bytes:
+    """A serialised field of a whole number that is not negative."""
+    return varint(number << 3) + varint(value)
 
 
 def event_head(seq: int, event_id: str, previous: str, index_in_request: int, session_name: str | None) -> bytes:

@@ -3,6 +3,7 @@
 The rules call the same functions when they write the row.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from sessiond.patches import session_after
@@ -13,6 +14,7 @@ from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionStatus, TokenUsage
 from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.domain.times import microseconds, set_timestamp
 from sessiond_server.domain.validation import MOST_INTEGER
 
@@ -62,9 +64,11 @@ def add_message(session: Session, message: Message) -> None:
         add_usage(session, message.usage)
 
 
-def remove_messages(session: Session, count: int) -> None:
-    """Subtracts deleted messages from the message count. The usage stays: those tokens were spent."""
-    session.message_count -= count
+def remove_messages(session: Session, seqs: Sequence[int]) -> None:
+    """Subtracts deleted messages from the message count, which has none that a rewind has hidden. The usage stays:
+    those tokens were spent."""
+    rewound = ranges.of_session(session)
+    session.message_count -= sum(not ranges.hides(rewound, seq) for seq in seqs) if rewound else len(seqs)
 
 
 def fill_in_total(usage: TokenUsage) -> None:
@@ -177,6 +181,6 @@ def add(session: Session, event: Event) -> None:
     elif payload == "summary":
         add_summary(session, event.summary)
     elif payload == "deleted_messages":
-        remove_messages(session, len(event.deleted_messages.seqs))
+        remove_messages(session, event.deleted_messages.seqs)
     if event.HasField("session_name"):
         session.name = event.session_name

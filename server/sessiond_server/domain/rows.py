@@ -26,7 +26,7 @@ from sessiond_server.domain.documents.rows import (
     DocumentRow,
     Owner,
 )
-from sessiond_server.domain.forks.rows import ForkAsk, ForkRow, ForkSource, Shared, Spread
+from sessiond_server.domain.forks.rows import ForkAsk, ForkRow, ForkSource, RewindSource, RewoundRow, Shared, Spread
 
 Key = tuple[str, str]
 
@@ -177,9 +177,9 @@ class Needs:
     inherited: list[tuple[Key, str]] = field(default_factory=list)
     """(key, message_id), of forks -> AppendedMessage in `messages`, if there is one in what the fork shares with its
     parent."""
+    rewinds: list[ForkAsk] = field(default_factory=list)
     forks: list[ForkAsk] = field(default_factory=list)
-    """-> ForkSource. Nothing of it may change before the batch is written, nor may a session that is shown there be
-    deleted."""
+    """-> ForkSource; `rewinds` -> RewindSource. Neither may change, nor a shown session be deleted, until the write."""
     shared: list[Key] = field(default_factory=list)
     """Sessions of which parts may be shown by forks -> Shared. No deletion of a fork or of a session with forks, of the
     same tenant, may be in progress until the batch is written. Without duplicates."""
@@ -214,6 +214,7 @@ class Known:
     document_requests: dict[tuple[Owner, str], DocumentRequest] = field(default_factory=dict)
     forks: dict[Key, ForkSource] = field(default_factory=dict)
     """By the key of the session that is forked."""
+    rewinds: dict[Key, RewindSource] = field(default_factory=dict)
     shared: dict[Key, Shared] = field(default_factory=dict)
     live_sessions: dict[str, int] = field(default_factory=dict)
     homes_version: int = 0
@@ -401,6 +402,7 @@ class Writes:
     dropped: list[EventRow] = field(default_factory=list)
     """Events of the batch that it does not write, because it deletes their sessions. They still count as used."""
     forks: list[ForkRow] = field(default_factory=list)
+    rewound: list[RewoundRow] = field(default_factory=list)
     spreads: list[Spread] = field(default_factory=list)
     """Redactions of messages that other sessions may show, to keep until these have been told."""
     documents: list[DocumentRow] = field(default_factory=list)

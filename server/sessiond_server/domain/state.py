@@ -15,7 +15,7 @@ from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.attachments.changes import AttachmentChanges
 from sessiond_server.domain.attachments.rows import AttachmentRow
 from sessiond_server.domain.documents.changes import DocumentChanges
-from sessiond_server.domain.forks.rows import CORES, ForkRow, Shared, Spread
+from sessiond_server.domain.forks.rows import CORES, ForkRow, RewoundRow, Shared, Spread
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Policy, Title
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.sessions.content import Sizes, is_patch
@@ -68,6 +68,8 @@ class State:
     """As Head.forked."""
     kept_seq: int = 0
     """As Deletion.kept_seq, of the last deletion."""
+    rewound: Sequence[RewoundRow] = ()
+    """What rewinds have hidden of the session, if this batch changed it."""
     fork: ForkRow | None = None
     """Of a session that the batch forks from another one."""
     inherited_attachments: Sequence[AttachmentRow] = ()

@@ -113,6 +113,7 @@ RULES: Final = (
     Rule("TouchSession", "POST", f"{_SESSION}:touch", body=WHOLE),
     Rule("CreateSessionToken", "POST", f"{_SESSION}:createToken", body=WHOLE),
     Rule("ForkSession", "POST", f"{_SESSION}:fork", body=WHOLE),
+    Rule("RewindSession", "POST", f"{_SESSION}:rewind", body=WHOLE),
     Rule("ListForks", "GET", f"{_SESSION}/forks"),
     Rule("GetSessionMetrics", "GET", f"{_SESSION}/metrics"),
     Rule("AppendMessages", "POST", f"{_SESSION}/messages", body=WHOLE),

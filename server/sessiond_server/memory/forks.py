@@ -8,9 +8,21 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
-from sessiond_server.domain.forks.rows import FORKS, ITEMS, ForkAsk, ForkRow, ForkSource, Segment, Shared, Spread
+from sessiond_server.domain.forks.rows import (
+    FORKS,
+    ITEMS,
+    ForkAsk,
+    ForkRow,
+    ForkSource,
+    RewindSource,
+    Segment,
+    Shared,
+    Spread,
+)
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Key, Known, Needs, Writes
 from sessiond_server.memory import history
 from sessiond_server.memory.attachments import MemoryAttachments
@@ -101,11 +113,21 @@ class MemoryForks:
             known.shared[key] = Shared(through)
         for ask in needs.forks:
             known.forks[ask.key] = self._source(ask)
+        for ask in needs.rewinds:
+            known.rewinds[ask.key] = self._rewind_source(ask)
+
+    def _rewind_source(self, ask: ForkAsk) -> RewindSource:
+        log = self._logs[ask.key]
+        if not (seq := _place(ask, log)):
+            return RewindSource(0)
+        core = log.core_at(seq)
+        core.message_count = _visible(log, core)
+        content = log.content(core.content_version) if ask.with_content else b""
+        return RewindSource(seq, core.SerializeToString(), content)
 
     def _source(self, ask: ForkAsk) -> ForkSource:
-        log, place = self._logs[ask.key], ask.place
-        seq = log.seq_of_message.get(place.message_id, 0) if place.message_id else place.seq or ask.version
-        if not ask.base_version < seq <= ask.version:
+        log = self._logs[ask.key]
+        if not (seq := _place(ask, log)):
             return ForkSource(0)
         runs = [run for run in log.runs.values() if run.place <= seq]
         calls = [call for call in log.tool_calls.values() if call.seq <= seq]
@@ -113,7 +135,7 @@ class MemoryForks:
         if len(runs) + len(calls) + len(attachments) > ITEMS:
             return ForkSource(seq, exceeded="items")
         core = log.core_at(seq)
-        core.message_count = bisect_right(log.message_seqs, seq)
+        core.message_count = _visible(log, core)
         own = self._forks.get(ask.key)
         first = ask.base_version + 1 if own is None else own.seq + 1
         parts = [*(() if own is None else own.segments), Segment(ask.key[1], first, ask.version)]
@@ -178,3 +200,17 @@ class MemoryForks:
         if event.type == encoding.SESSION_CREATED:
             head = encoding.preset_runs_of_session(head, session_id)
         return replace(event, head=head, body=body)
+
+
+def _place(ask: ForkAsk, log: MemorySession) -> int:
+    """The seq of the place; 0: the session has no such place."""
+    place = ask.place
+    seq = log.seq_of_message.get(place.message_id, 0) if place.message_id else place.seq or ask.version
+    seq -= place.before and seq > 0
+    return seq if ask.base_version < seq <= ask.version else 0
+
+
+def _visible(log: MemorySession, core: Session) -> int:
+    """How many messages of those that the session still has were visible at the end of `core`."""
+    before = log.message_seqs[: bisect_right(log.message_seqs, core.version)]
+    return len(ranges.seen(before, ranges.of_session(core)))

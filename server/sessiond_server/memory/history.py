@@ -11,6 +11,7 @@ from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.forks.place import call_at, check_place, prefix_of, run_at, too_early
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.domain.rows import RunRow, ToolCallRow
 from sessiond_server.memory import work
 from sessiond_server.memory.session import MemorySession
@@ -43,7 +44,7 @@ class MemoryHistory:
         then = {row.run_id: run_then(log, row, seq) for row in log.runs.values() if row.place <= seq}
         # The lease of the live run is the one of its start.
         past = replace(log, head=replace(log.head, lease_expire_us=None), runs=then)
-        return work.runs(past, statuses, before, limit)
+        return work.runs(past, statuses, before, limit, ranges.of_session(log.core_at(seq)))
 
     async def list_tool_calls_at(
         self,
@@ -58,7 +59,8 @@ class MemoryHistory:
     ) -> ToolCallsPage:
         log = self._at(scope, session_id, seq)
         then = {row.tool_call_id: call_then(log, row, seq) for row in log.tool_calls.values() if row.seq <= seq}
-        return work.tool_calls(replace(log, tool_calls=then), statuses, run_id, before, limit)
+        rewound = ranges.of_session(log.core_at(seq))
+        return work.tool_calls(replace(log, tool_calls=then), statuses, run_id, before, limit, rewound)
 
     async def find_place(self, scope: Scope, session_id: str, time_us: int) -> int:
         log = self._log(scope, session_id)

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sessiond_server.domain.attachments.rows import Content, Extent, Piece
 from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.forks.rows import RewoundRow
 from sessiond_server.domain.imports.log import event_of
 from sessiond_server.domain.imports.rows import (
     Arrived,
@@ -121,6 +122,8 @@ class MemoryImports:
             heads=[imported.head], events=rows.events, index=[imported.index], runs=list(rows.runs.values()),
             tool_calls=list(rows.tool_calls.values()), marks=[(key, *mark) for mark in rows.marks],
         )  # fmt: skip
+        if imported.rewound:
+            writes.rewound.append(RewoundRow(key, imported.rewound))
         if imported.run_counters:
             writes.run_counters.append((key, imported.run_counters))
         self._commit(writes)

@@ -6,6 +6,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.log import FeedPlace
+from sessiond_server.domain.rewinds.ranges import hides
 from sessiond_server.domain.rows import EventRow, Key
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.memory.filters import selects
@@ -65,6 +66,8 @@ class MemorySearch:
         for place, log in self._places(scope, where, before):
             event = log.events[place.seq]
             if event.type not in texts.SEARCHED or (event.type == texts.APPENDED and event.message_id is None):
+                continue
+            if hides(log.rewound, place.seq):
                 continue
             if where.session_id and place.session_id != where.session_id:
                 continue

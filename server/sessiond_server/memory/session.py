@@ -8,6 +8,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import encoding, session_rows
 from sessiond_server.domain.commands import SessionSnapshot
 from sessiond_server.domain.forks.place import core_after
+from sessiond_server.domain.rewinds.ranges import NOTHING, Ranges, hides, seen
 from sessiond_server.domain.rows import (
     OPEN_CALLS,
     OPEN_RUNS,
@@ -50,6 +51,8 @@ class MemorySession:
     runs: dict[str, RunRow] = field(default_factory=dict)
     tool_calls: dict[str, ToolCallRow] = field(default_factory=dict)
     run_counters: bytes = b""
+    rewound: Ranges = NOTHING
+    """What rewinds have hidden."""
 
     def found(self, seqs: Sequence[int], most_bytes: int) -> FoundMessages:
         """The messages at these places, as many as fit."""
@@ -63,12 +66,20 @@ class MemorySession:
             messages.append(AppendedMessage(seq, event.head, event.body))
         return FoundMessages(messages, complete=len(messages) == len(seqs))
 
-    def message_seqs_between(self, after_seq: int, before_seq: int, *, descending: bool) -> Sequence[int]:
-        """The places of messages between the two, which are not included; `before_seq` 0: to the end."""
+    def message_seqs_between(
+        self, after_seq: int, before_seq: int, rewound: Ranges | None, *, descending: bool
+    ) -> Sequence[int]:
+        """The places of messages between the two, which are not included; `before_seq` 0: to the end. `rewound`: as of
+        SessionReads.list_messages."""
         start = bisect_right(self.message_seqs, after_seq)
         end = bisect_left(self.message_seqs, before_seq) if before_seq else len(self.message_seqs)
-        within = self.message_seqs[start:end]
+        within = seen(self.message_seqs[start:end], self.rewound if rewound is None else rewound)
         return within[::-1] if descending else within
+
+    def message(self, seq: int) -> bytes:
+        """The message at the place, which says whether it is hidden."""
+        body = self.events[seq].body
+        return body + encoding.MESSAGE_REWOUND if hides(self.rewound, seq) else body
 
     def remove(self, message: AppendedMessage) -> None:
         """Deletes a message; `message` is what remains of it."""

@@ -29,6 +29,7 @@ from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT, SUMMARY_CREATED
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.messages import titles
 from sessiond_server.domain.messages.selection import Selection
+from sessiond_server.domain.rewinds.ranges import NOTHING, Ranges
 from sessiond_server.domain.rows import (
     AppendedMessage,
     EventRow,
@@ -41,7 +42,8 @@ from sessiond_server.domain.rows import (
     StoredEvent,
     Writes,
 )
-from sessiond_server.errors import MessageNotFound, SessionNotFound
+from sessiond_server.errors import SessionNotFound
+from sessiond_server.memory import messages as memory_messages
 from sessiond_server.memory import session_list
 from sessiond_server.memory import work as memory_work
 from sessiond_server.memory.attachments import MemoryAttachments
@@ -52,7 +54,6 @@ from sessiond_server.memory.forks import MemoryForks
 from sessiond_server.memory.history import MemoryHistory
 from sessiond_server.memory.imports import MemoryImports
 from sessiond_server.memory.log import Logs
-from sessiond_server.memory.pages import fitting, fitting_by
 from sessiond_server.memory.search import MemorySearch
 from sessiond_server.memory.session import MemorySession
 from sessiond_server.memory.summaries import MemorySummaryQueue
@@ -62,12 +63,10 @@ from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 from sessiond_server.store.session_reads import (
     CACHED,
-    LOOKED_AT,
     Freshness,
     MessagesPage,
     SessionsPage,
     SummariesPage,
-    selected,
 )
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
@@ -156,7 +155,8 @@ class MemoryStore(MemoryHistory):
                 known.messages[(key, message_id)] = AppendedMessage(seq, event.head, event.body)
         for key, (count, most_bytes) in needs.newest.items():
             log = self._logs[key]
-            known.newest[key] = log.found(log.message_seqs[::-1][:count], most_bytes)
+            visible = log.message_seqs_between(0, 0, None, descending=True)
+            known.newest[key] = log.found(visible[:count], most_bytes)
         for (key, first, last), (count, most_bytes) in needs.ranges.items():
             log = self._logs[key]
             start, end = bisect_left(log.message_seqs, first), bisect_right(log.message_seqs, last)
@@ -205,10 +205,12 @@ class MemoryStore(MemoryHistory):
         for key, message in writes.removals:
             self._logs[key].remove(message)
         self.forks.begin(writes)
+        rewound = {row.key: row.ranges for row in writes.rewound}
         for row in writes.heads:
             log = self._logs.setdefault(row.key, MemorySession(row.head))
             log.head, log.update_time_us = row.head, row.update_time_us
             log.check_time_us, log.delete_time_us = row.expire_time_us, row.delete_time_us
+            log.rewound = rewound.get(row.key, log.rewound)
         for event in writes.events:
             log = self._logs[event.key]
             log.events[event.seq] = event
@@ -278,17 +280,12 @@ class MemoryStore(MemoryHistory):
         return sum(1 for _ in self._selected(scope, where))
 
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
-        log = self._log(scope, session_id)
-        if (seq := log.seq_of_message.get(message_id)) is None:
-            raise MessageNotFound(session_id, message_id)
-        return log.head.version, log.events[seq].body
+        return memory_messages.message(self._log(scope, session_id), session_id, message_id)
 
-    async def list_summaries(self, scope: Scope, session_id: str, *, before_seq: int, limit: int) -> SummariesPage:
-        log = self._log(scope, session_id)
-        seqs = [seq for seq in reversed(log.summary_seqs) if not before_seq or seq < before_seq]
-        bodies = fitting(log.events[seq].body for seq in seqs[:limit])
-        more = len(bodies) < len(seqs)
-        return SummariesPage(log.head.version, bodies, seqs[len(bodies) - 1] if more else 0)
+    async def list_summaries(
+        self, scope: Scope, session_id: str, *, before_seq: int, limit: int, rewound: Ranges | None = None
+    ) -> SummariesPage:
+        return memory_messages.summaries(self._log(scope, session_id), before_seq, limit, rewound)
 
     async def find_messages(
         self,
@@ -300,12 +297,11 @@ class MemoryStore(MemoryHistory):
         before_seq: int,
         descending: bool,
         limit: int,
+        rewound: Ranges | None = None,
+        include_rewound: bool = False,
     ) -> MessagesPage:
-        log = self._log(scope, session_id)
-        within = log.message_seqs_between(after_seq, before_seq, descending=descending)
-        seqs = within[:LOOKED_AT]
-        looked_at = fitting_by(lambda found: len(found[1]), ((seq, log.events[seq].body) for seq in seqs))
-        return selected(log.head.version, looked_at, where, limit, more=len(looked_at) < len(within))
+        bounds = memory_messages.Bounds(after_seq, before_seq, descending, rewound, include_rewound)
+        return memory_messages.found(self._log(scope, session_id), where, bounds, limit)
 
     async def list_messages(
         self,
@@ -316,16 +312,12 @@ class MemoryStore(MemoryHistory):
         before_seq: int,
         descending: bool,
         limit: int,
+        rewound: Ranges | None = None,
+        include_rewound: bool = False,
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
-        log = self._log(scope, session_id)
-        within = log.message_seqs_between(after_seq, before_seq, descending=descending)
-        seqs = within[:limit]
-        bodies = fitting(log.events[seq].body for seq in seqs)
-        if not bodies:
-            return MessagesPage(log.head.version, [], 0, 0, more=False)
-        count = len(bodies)
-        return MessagesPage(log.head.version, bodies, seqs[0], seqs[count - 1], more=count < len(within))
+        bounds = memory_messages.Bounds(after_seq, before_seq, descending, rewound, include_rewound)
+        return memory_messages.page(self._log(scope, session_id), bounds, limit)
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         return self._streams.heads(keys, self._clock())
@@ -363,9 +355,17 @@ class MemoryStore(MemoryHistory):
         return memory_work.run(self._log(scope, session_id), session_id, run_id)
 
     async def list_runs(
-        self, scope: Scope, session_id: str, *, statuses: Sequence[int], before: int | None, limit: int
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        statuses: Sequence[int],
+        before: int | None,
+        limit: int,
+        include_rewound: bool = False,
     ) -> RunsPage:
-        return memory_work.runs(self._log(scope, session_id), statuses, before, limit)
+        log = self._log(scope, session_id)
+        return memory_work.runs(log, statuses, before, limit, NOTHING if include_rewound else log.rewound)
 
     async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
         log = self._log(scope, session_id)
@@ -383,8 +383,11 @@ class MemoryStore(MemoryHistory):
         run_id: str,
         before: int | None,
         limit: int,
+        include_rewound: bool = False,
     ) -> ToolCallsPage:
-        return memory_work.tool_calls(self._log(scope, session_id), statuses, run_id, before, limit)
+        log = self._log(scope, session_id)
+        rewound = NOTHING if include_rewound else log.rewound
+        return memory_work.tool_calls(log, statuses, run_id, before, limit, rewound)
 
     async def list_requested(
         self, scope: Scope, session_id: str, *, ranges: Sequence[tuple[int, int]], limit: int

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from sessiond.v1.run_pb2 import RunStatus
 from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.rewinds.ranges import Ranges, hides
 from sessiond_server.domain.rows import Head, Key, RunRow, StoredToolCall, ToolCallRow
 from sessiond_server.domain.runs.work import with_lease
 from sessiond_server.errors import RunNotFound, ToolCallNotFound
@@ -38,8 +39,12 @@ def run(log: Log, session_id: str, run_id: str) -> tuple[int, bytes]:
     return log.head.version, _with_lease(log, row)
 
 
-def runs(log: Log, statuses: Sequence[int], before: int | None, limit: int) -> RunsPage:
-    rows = [row for row in log.runs.values() if row.status in statuses and (before is None or row.place < before)]
+def runs(log: Log, statuses: Sequence[int], before: int | None, limit: int, rewound: Ranges) -> RunsPage:
+    rows = [
+        row
+        for row in log.runs.values()
+        if row.status in statuses and (before is None or row.place < before) and not hides(rewound, row.place)
+    ]
     rows.sort(key=attrgetter("place"), reverse=True)
     page = rows[:limit]
     more = len(page) < len(rows)
@@ -52,11 +57,14 @@ def tool_call(log: Log, session_id: str, tool_call_id: str) -> tuple[int, bytes]
     return log.head.version, _with_data(log, row)
 
 
-def tool_calls(log: Log, statuses: Sequence[int], run_id: str, before: int | None, limit: int) -> ToolCallsPage:
+def tool_calls(
+    log: Log, statuses: Sequence[int], run_id: str, before: int | None, limit: int, rewound: Ranges
+) -> ToolCallsPage:
     rows = [
         row
         for row in log.tool_calls.values()
         if row.status in statuses and run_id in ("", row.run_id) and (before is None or row.seq < before)
+        if not hides(rewound, row.seq)
     ]
     rows.sort(key=attrgetter("seq"), reverse=True)
     page = fitting(_with_data(log, row) for row in rows[:limit])

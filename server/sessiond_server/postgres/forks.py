@@ -20,9 +20,11 @@ from sessiond_server.domain.forks.rows import (
     ForkAsk,
     ForkRow,
     ForkSource,
+    RewindSource,
     Segment,
     Shared,
 )
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.domain.rows import (
     AppendedMessage,
     Deletion,
@@ -52,6 +54,7 @@ FIND_MESSAGE_PLACE = SQL["find_message_place"].text
 HAS_DELETED = SQL["has_deleted"].text
 COUNT_MESSAGES = SQL["count_messages"].text
 COUNT_FORKS = SQL["count_forks"].text
+WRITE_REWOUND = SQL["write_rewound"].text
 RUNS_UNTIL = SQL["runs_until"].text
 TOOL_CALLS_UNTIL = SQL["tool_calls_until"].text
 ATTACHMENTS_UNTIL = SQL["attachments_until"].text
@@ -82,6 +85,7 @@ async def lock(connection: asyncpg.Connection, needs: Needs) -> None:
     """Takes the locks that forks need, and redactions and deletions of what several sessions show; see
     lock_forks_shared."""
     shared = {ask.key[0] for ask in needs.forks} | {key[0] for key in needs.shared}
+    shared |= {ask.key[0] for ask in needs.rewinds if ask.fork_seq is not None}
     for tenant_id in sorted({*shared, *needs.unsharing}):
         await connection.fetch(LOCK if tenant_id in needs.unsharing else LOCK_SHARED, tenant_id)
 
@@ -97,29 +101,54 @@ async def look_up(connection: asyncpg.Connection, needs: Needs, known: Known) ->
             known.shared[needs.shared[place - 1]] = Shared(last_seq)
     for ask in needs.forks:
         known.forks[ask.key] = await _source(connection, ask)
+    for ask in needs.rewinds:
+        known.rewinds[ask.key] = await _rewind_source(connection, ask)
 
 
 async def _source(connection: asyncpg.Connection, ask: ForkAsk) -> ForkSource:
-    key = tenant_id, session_id = ask.key
-    parts = [] if ask.fork_seq is None else await segments(connection, key)
-    own = Segment(session_id, ask.base_version + 1 if ask.fork_seq is None else ask.fork_seq + 1, ask.version)
-    seq = await _place(connection, ask, [*parts, own])
-    if not own.last_seq >= seq >= ask.base_version + 1:
+    seq, shown, core, content = await _at(connection, ask)
+    if not seq:
         return ForkSource(0)
-    shown = [Segment(s.log_id, s.first_seq, min(s.last_seq, seq)) for s in (*parts, own) if s.first_seq <= seq]
-    core = await _core(connection, ask, seq)
     if core is None:
         return ForkSource(seq, exceeded="events")
-    logs = columns(((s.log_id, s.first_seq, s.last_seq) for s in shown), 3)
-    if seq < ask.version and await connection.fetchval(HAS_DELETED, tenant_id, *logs):
-        core.message_count = await connection.fetchval(COUNT_MESSAGES, tenant_id, *logs)
-    source = ForkSource(seq, core.SerializeToString(), segments=shown)
-    if core.content_version:
-        source.content = whole(await connection.fetchval(FIND_CONTENT, tenant_id, *logs))
-    source.children = await connection.fetchval(COUNT_FORKS, tenant_id, session_id, FORKS)
-    if not await _items(connection, key, source):
+    source = ForkSource(seq, core.SerializeToString(), content, shown)
+    source.children = await connection.fetchval(COUNT_FORKS, *ask.key, FORKS)
+    if not await _items(connection, ask.key, source):
         return ForkSource(seq, exceeded="items")
     return source
+
+
+async def _rewind_source(connection: asyncpg.Connection, ask: ForkAsk) -> RewindSource:
+    seq, _, core, content = await _at(connection, ask)
+    return RewindSource(seq, b"" if core is None else core.SerializeToString(), content)
+
+
+async def _at(connection: asyncpg.Connection, ask: ForkAsk) -> tuple[int, list[Segment], Session | None, bytes]:
+    """(seq of the place; 0: there is none, the log up to there, the core without what was deleted since; None: too far
+    from an event with a core, the content if it is needed)."""
+    tenant_id = ask.key[0]
+    seq, shown = await _shown(connection, ask)
+    core = await _core(connection, ask, seq) if seq else None
+    if core is None:
+        return seq, shown, None, b""
+    logs = columns(((s.log_id, s.first_seq, s.last_seq) for s in shown), 3)
+    if seq < ask.version and await connection.fetchval(HAS_DELETED, tenant_id, *logs):
+        rewound = ranges.of_session(core)
+        visible = ((s.log_id, *part) for s in shown for part in ranges.visible(s.first_seq, s.last_seq, rewound))
+        core.message_count = await connection.fetchval(COUNT_MESSAGES, tenant_id, *columns(visible, 3))
+    if not core.content_version or not ask.with_content:
+        return seq, shown, core, b""
+    return seq, shown, core, whole(await connection.fetchval(FIND_CONTENT, tenant_id, *logs))
+
+
+async def _shown(connection: asyncpg.Connection, ask: ForkAsk) -> tuple[int, list[Segment]]:
+    """(seq of the place; 0: there is none, the parts of the log up to there)."""
+    parts = [] if ask.fork_seq is None else await segments(connection, ask.key)
+    own = Segment(ask.key[1], ask.base_version + 1 if ask.fork_seq is None else ask.fork_seq + 1, ask.version)
+    seq = await _place(connection, ask, [*parts, own])
+    if not own.last_seq >= seq >= ask.base_version + 1:
+        return 0, []
+    return seq, [Segment(s.log_id, s.first_seq, min(s.last_seq, seq)) for s in (*parts, own) if s.first_seq <= seq]
 
 
 async def segments(connection: asyncpg.Connection, key: Key) -> list[Segment]:
@@ -135,7 +164,7 @@ async def _place(connection: asyncpg.Connection, ask: ForkAsk, parts: Sequence[S
     for part in reversed(parts):
         found = await connection.fetchval(FIND_MESSAGE_PLACE, ask.key[0], part.log_id, place.message_id)
         if found is not None and part.first_seq <= found <= part.last_seq:
-            return int(found)
+            return int(found) - place.before
     return 0
 
 
@@ -199,6 +228,8 @@ async def write(connection: asyncpg.Connection, writes: Writes) -> None:
     """Writes new forks, and redactions to spread."""
     for fork in writes.forks:
         await _write_fork(connection, fork)
+    for row in writes.rewound:
+        await connection.fetch(WRITE_REWOUND, *row.key, *columns(row.ranges, 2))
     if writes.spreads:
         rows = (
             (s.tenant_id, s.session_id, s.request_id, s.log_id, s.seq, s.message_id, s.reason, s.title, s.actor)

@@ -18,11 +18,107 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 order by case when $8::boolean then -m.seq else m.seq end
 
+-- part: visible_parts
+-- The head of a session, and the parts of its log that are visible between $4 and $5, in the order of the list. What is
+-- hidden are the places from each of $7 through that of $8; where these are null, what rewinds have hidden. $9: whether
+-- the list descends.
+with head as materialized (
+  select h.version, h.fork_seq, h.rewound,
+    case when $7::bigint[] is null then coalesce(h.rewound, '{}') else coalesce((
+      select range_agg(int8range(k.first_seq, k.last_seq, '[]'))
+      from unnest($7::bigint[], $8::bigint[]) as k (first_seq, last_seq)
+    ), '{}') end as hidden
+  from session_heads h
+  where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+), parts as materialized (
+  select q.log_id, lower(v.part) as first_seq, coalesce(upper(v.part), 9223372036854775807) as end_seq
+  from head
+  cross join lateral (
+    select s.log_id, int8range(s.first_seq, s.last_seq, '[]') as span from session_segments s
+    where s.tenant_id = $1 and s.session_id = $2 and head.fork_seq is not null
+    union all
+    select $2::text, int8range(coalesce(head.fork_seq, 0) + 1, null)
+  ) q
+  cross join lateral unnest(
+    int8multirange(q.span * int8range(
+      least($4::bigint, 9223372036854775805) + 1, greatest($5::bigint, least($4::bigint, 9223372036854775805) + 1)
+    )) - head.hidden
+  ) as v (part)
+  order by case when $9::boolean then -lower(v.part) else lower(v.part) end
+)
+
+-- part: visible_page
+select head.version, m.seq, m.body, m.found, head.fork_seq, head.rewound @> m.seq as hidden
+from head
+left join (
+  select sized.* from (
+    select page.seq, page.body, row_number() over onwards as place, sum(octet_length(page.body)) over onwards as bytes,
+      count(*) over () as found
+    from page
+    window onwards as (order by case when $9::boolean then -page.seq else page.seq end rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $10::bigint)
+) m on true
+order by case when $9::boolean then -m.seq else m.seq end
+
+-- name: visible_messages_ascending  index: session_heads_pkey events_messages
+-- As list_messages_ascending in read.sql, through all visible parts of a log, at most $10 bytes. Each part is read in the
+-- order of the parts, until there are enough messages: what is hidden is not read.
+with {visible_parts}, page as (
+  select e.* from parts
+  cross join lateral (
+    select events.seq, events.body from events
+    where events.tenant_id = $1 collate "POSIX" and events.session_id = parts.log_id collate "POSIX" and events.type = 20
+      and events.seq >= parts.first_seq and events.seq < parts.end_seq
+    order by events.seq
+    limit $6::bigint + 1
+  ) e
+  limit $6::bigint + 1
+)
+{visible_page}
+
+-- name: visible_messages_descending  index: session_heads_pkey events_messages
+with {visible_parts}, page as (
+  select e.* from parts
+  cross join lateral (
+    select events.seq, events.body from events
+    where events.tenant_id = $1 collate "POSIX" and events.session_id = parts.log_id collate "POSIX" and events.type = 20
+      and events.seq >= parts.first_seq and events.seq < parts.end_seq
+    order by events.seq desc
+    limit $6::bigint + 1
+  ) e
+  limit $6::bigint + 1
+)
+{visible_page}
+
+-- name: visible_summaries  index: session_heads_pkey events_summaries
+with {visible_parts}, page as (
+  select e.* from parts
+  cross join lateral (
+    select events.seq, events.body from events
+    where events.tenant_id = $1 collate "POSIX" and events.session_id = parts.log_id collate "POSIX" and events.type = 80
+      and events.seq >= parts.first_seq and events.seq < parts.end_seq
+    order by events.seq desc
+    limit $6::bigint + 1
+  ) e
+  limit $6::bigint + 1
+)
+{visible_page}
+
+-- name: write_rewound  index: session_heads_pkey
+-- What rewinds have hidden: the places from each of $3 through that of $4.
+update session_heads h
+set rewound = (
+  select range_agg(int8range(k.first_seq, k.last_seq, '[]'))
+  from unnest($3::bigint[], $4::bigint[]) as k (first_seq, last_seq)
+)
+where h.tenant_id = $1 and h.session_id = $2
+
 -- name: get_message_of_fork  index: session_heads_pkey session_segments_pkey events_message_key
-select h.version, e.body
+select h.version, e.body, h.rewound @> e.seq as hidden
 from session_heads h
 left join lateral (
-  select m.body from session_segments s
+  select m.seq, m.body from session_segments s
   cross join lateral (
     select events.seq, events.body from events
     where events.tenant_id = $1 collate "POSIX" and events.session_id = s.log_id collate "POSIX"

@@ -18,6 +18,8 @@ from sessiond_server.domain.forks.place import (
     too_far,
 )
 from sessiond_server.domain.forks.rows import LOOKED_BACK
+from sessiond_server.domain.rewinds import ranges
+from sessiond_server.domain.rewinds.ranges import Ranges
 from sessiond_server.domain.rows import Key, StoredEvent
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import SessionNotFound
@@ -73,8 +75,13 @@ class PostgresHistory(PostgresSessionReads):
             *(seq, look_at, PAGE_BYTES),
         )
         looked_at = _looked_at(session_id, rows, seq, "place")
+        rewound = await self._rewound(scope, session_id, looked_at, seq)
         then = [(row, *run_then(Run.FromString(row["body"]), row["status"], seq)) for row in looked_at]
-        found = [(row, event_seq) for row, status, event_seq in then if status in statuses]
+        found = [
+            (row, event_seq)
+            for row, status, event_seq in then
+            if status in statuses and not ranges.hides(rewound, row["place"])
+        ]
         page, last = found[:limit], _last(rows, looked_at, found, limit, "place")
         bodies = await self._bodies(scope, session_id, rows, (event_seq for _, event_seq in page if event_seq), _RUN_ID)
         return RunsPage(
@@ -101,10 +108,13 @@ class PostgresHistory(PostgresSessionReads):
             *of_run,
         )
         looked_at = _looked_at(session_id, rows, seq, "seq")
+        rewound = await self._rewound(scope, session_id, looked_at, seq)
         calls = [(row, ToolCall.FromString(row["body"])) for row in looked_at]
         opened = await self._open_then(scope, session_id, rows, [call for _, call in calls if call.version > seq], seq)
         then = [(row, opened.get(call.seq, (row["status"], row["body"]))) for row, call in calls]
-        found = [(row, body) for row, (status, body) in then if status in statuses]
+        found = [
+            (row, body) for row, (status, body) in then if status in statuses and not ranges.hides(rewound, row["seq"])
+        ]
         data = await self._data(scope, session_id, found[:limit], opened)
         whole = [body + (kept[0] or b"") + (kept[1] or b"") for (_, body), kept in zip(found, data, strict=False)]
         return ToolCallsPage(rows[0]["version"], whole, _last(rows, looked_at, found, len(whole), "seq"))
@@ -120,6 +130,16 @@ class PostgresHistory(PostgresSessionReads):
         if rows[0]["seq"] == now.base_version:
             raise too_early()
         return int(rows[0]["seq"])
+
+    async def _rewound(self, scope: Scope, session_id: str, rows: Sequence[Any], seq: int) -> Ranges:
+        """What rewinds had hidden at the place, for rows of a list."""
+        now = ranges.of_session(Session.FromString(rows[0]["core"])) if rows else ranges.NOTHING
+        if not ranges.hides(now, seq):
+            return now  # up to a place that is visible the same is hidden now as was then
+        found = await core_at(self._transactions.fetch, (scope.tenant_id, session_id), seq, scope.user_id)
+        if found is None:
+            raise too_far()
+        return ranges.of_session(found[1])
 
     async def _bodies(
         self, scope: Scope, session_id: str, rows: Sequence[Any], seqs: Iterable[int], id_tag: bytes

@@ -17,7 +17,7 @@ from sessiond_server.domain.rows import Key, Policy
 from sessiond_server.encryption import rows as sealed_rows
 from sessiond_server.encryption.keyring import Keyring
 from sessiond_server.errors import MessageAlreadyExists, SessionAlreadyExists, SessionQuotaReached, StoreUnavailable
-from sessiond_server.postgres import write
+from sessiond_server.postgres import forks, write
 from sessiond_server.postgres.attachments import IS_ELSEWHERE
 from sessiond_server.postgres.columns import columns
 from sessiond_server.postgres.file_rows import WRITERS_GRACE
@@ -160,6 +160,8 @@ class PostgresImports:
         await connection.execute(_TEXT["write_marks"], *names)
         await connection.execute(_TEXT["write_runs"], *names)
         await connection.execute(_TEXT["write_tool_calls"], *names, imported.head.head.user_id)
+        if imported.rewound:
+            await connection.execute(forks.WRITE_REWOUND, tenant_id, session_id, *columns(imported.rewound, 2))
         if imported.run_counters:
             await connection.execute(_TEXT["write_figures"], tenant_id, session_id, imported.run_counters)
         await connection.execute(_TEXT["add_blobs"], *_key(taken))

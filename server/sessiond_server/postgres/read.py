@@ -9,6 +9,8 @@ from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.encoding import SUMMARY_CREATED
 from sessiond_server.domain.messages.rules import APPENDED
 from sessiond_server.domain.messages.selection import Selection
+from sessiond_server.domain.rewinds import ranges
+from sessiond_server.domain.rewinds.ranges import Ranges
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.encryption.envelope import DataKey
 from sessiond_server.encryption.keyring import Keyring
@@ -42,6 +44,9 @@ FIND_TIMED_ASCENDING = READ["find_timed_ascending"].text
 FIND_TIMED_DESCENDING = READ["find_timed_descending"].text
 RAREST_MARK = READ["rarest_mark"].text
 LIST_OF_FORK = FORKS["list_of_fork"].text
+VISIBLE_ASCENDING = FORKS["visible_messages_ascending"].text
+VISIBLE_DESCENDING = FORKS["visible_messages_descending"].text
+VISIBLE_SUMMARIES = FORKS["visible_summaries"].text
 GET_MESSAGE_OF_FORK = FORKS["get_message_of_fork"].text
 GET_SHARED_CONTENT = FORKS["get_shared_content"].text
 TOKEN_KEY = READ["token_key"].text
@@ -126,6 +131,8 @@ class PostgresSessionReads:
         before_seq: int,
         descending: bool,
         limit: int,
+        rewound: Ranges | None = None,
+        include_rewound: bool = False,
     ) -> MessagesPage:
         bounds = (scope.tenant_id, session_id, scope.user_id, after_seq, before_seq or NO_BOUND)
         if where.label_marks:
@@ -136,28 +143,35 @@ class PostgresSessionReads:
             look_at = limit if where.is_one_label else LOOKED_AT
             statement = FIND_MARKED_DESCENDING if descending else FIND_MARKED_ASCENDING
             rows = await self._transactions.fetch(statement, *bounds, look_at, PAGE_BYTES, mark)
-            if not _reaches_parent(rows, after_seq):
+            if not _reaches_parts(rows, after_seq):
                 return _selected(session_id, rows, where, limit)
         if where.has_times:
             look_at = limit if where.is_times else LOOKED_AT
             statement = FIND_TIMED_DESCENDING if descending else FIND_TIMED_ASCENDING
             times = (where.from_mark, where.until_mark)
             rows = await self._transactions.fetch(statement, *bounds, look_at, PAGE_BYTES, *times)
-            if not rows or (not rows[0]["broad"] and not _reaches_parent(rows, after_seq)):
+            if not rows or (not rows[0]["broad"] and not _reaches_parts(rows, after_seq)):
                 return _selected(session_id, rows, where, limit)
-        # Forks share messages, but not their marks.
-        rows = await self._messages(bounds, LOOKED_AT, descending=descending)
+        # Forks share messages, but not their marks; and marks don't know what rewinds have hidden.
+        hidden = ranges.NOTHING if include_rewound else rewound
+        rows = await self._messages(bounds, LOOKED_AT, descending=descending, hidden=hidden, marked=include_rewound)
         return _selected(session_id, rows, where, limit)
 
-    async def list_summaries(self, scope: Scope, session_id: str, *, before_seq: int, limit: int) -> SummariesPage:
+    async def list_summaries(
+        self, scope: Scope, session_id: str, *, before_seq: int, limit: int, rewound: Ranges | None = None
+    ) -> SummariesPage:
         named = (scope.tenant_id, session_id, scope.user_id)
         rows: Sequence[Row] = await self._transactions.fetch(
             LIST_SUMMARIES, *named, before_seq or NO_BOUND, limit, PAGE_BYTES
         )
-        if _reaches_parent(rows, 0) and not _is_filled(rows):
+        if _reaches_parts(rows, 0) and not _is_above_parts(rows):
             bounds = (*named, 0, before_seq or NO_BOUND)
-            rows = await self._transactions.fetch(LIST_OF_FORK, *bounds, limit, PAGE_BYTES, True, SUMMARY_CREATED)
-            rows = _of_fork(rows, encoding.summary_of_session(session_id))
+            if rows[0]["rewound"]:
+                hidden = _hidden(rewound)
+                rows = await self._transactions.fetch(VISIBLE_SUMMARIES, *bounds, limit, *hidden, True, PAGE_BYTES)
+            else:
+                rows = await self._transactions.fetch(LIST_OF_FORK, *bounds, limit, PAGE_BYTES, True, SUMMARY_CREATED)
+            rows = _of_parts(rows, encoding.summary_of_session(session_id))
         page = _messages_page(session_id, rows)
         return SummariesPage(page.version, page.messages, page.last_seq if page.more else 0)
 
@@ -182,43 +196,71 @@ class PostgresSessionReads:
         before_seq: int,
         descending: bool,
         limit: int,
+        rewound: Ranges | None = None,
+        include_rewound: bool = False,
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
         bounds = (scope.tenant_id, session_id, scope.user_id, after_seq, before_seq or NO_BOUND)
-        return _messages_page(session_id, await self._messages(bounds, limit, descending=descending))
+        hidden = ranges.NOTHING if include_rewound else rewound
+        rows = await self._messages(bounds, limit, descending=descending, hidden=hidden, marked=include_rewound)
+        return _messages_page(session_id, rows)
 
-    async def _messages(self, bounds: tuple[str, str, str, int, int], limit: int, *, descending: bool) -> Sequence[Row]:
-        """Rows of version, seq, body, found and fork_seq. A page that reaches into what a fork shares is read once
-        more, whole: most sessions are no forks, and most pages are filled by a fork's own messages."""
+    async def _messages(
+        self,
+        bounds: tuple[str, str, str, int, int],
+        limit: int,
+        *,
+        descending: bool,
+        hidden: Ranges | None,
+        marked: bool,
+    ) -> Sequence[Row]:
+        """Rows of version, seq, body and found. A page that reaches into what a fork shares, or to where something is
+        hidden, is read once more, whole: most sessions are neither forks nor rewound, and most pages are filled by what
+        was written since. `hidden`: the places to leave out; None: what rewinds have hidden. `marked`: whether messages
+        that rewinds have hidden say so."""
         statement = LIST_MESSAGES_DESCENDING if descending else LIST_MESSAGES_ASCENDING
         rows = await self._transactions.fetch(statement, *bounds, limit, PAGE_BYTES)
-        if not _reaches_parent(rows, bounds[3]) or (descending and _is_filled(rows)):
+        if not _reaches_parts(rows, bounds[3]) or (descending and _is_above_parts(rows)):
             return rows
-        rows = await self._transactions.fetch(LIST_OF_FORK, *bounds, limit, PAGE_BYTES, descending, APPENDED)
-        return _of_fork(rows, encoding.message_of_session(bounds[1]))
+        if rows[0]["rewound"]:
+            statement = VISIBLE_DESCENDING if descending else VISIBLE_ASCENDING
+            rows = await self._transactions.fetch(statement, *bounds, limit, *_hidden(hidden), descending, PAGE_BYTES)
+        else:
+            rows = await self._transactions.fetch(LIST_OF_FORK, *bounds, limit, PAGE_BYTES, descending, APPENDED)
+        return _of_parts(rows, encoding.message_of_session(bounds[1]), marked=marked)
 
 
-def _reaches_parent(rows: Sequence[Row], after_seq: int) -> bool:
-    """Whether messages after `after_seq` may be among those that a fork shares with its parent."""
-    return bool(rows) and rows[0]["fork_seq"] is not None and after_seq < rows[0]["fork_seq"]
+def _reaches_parts(rows: Sequence[Row], after_seq: int) -> bool:
+    """Whether messages after `after_seq` may be among those that a fork shares with its parent, or be hidden."""
+    return bool(rows) and rows[0]["parts_seq"] is not None and after_seq < rows[0]["parts_seq"]
 
 
-def _is_filled(rows: Sequence[Row]) -> bool:
-    """Whether more of the session's own messages follow the page."""
-    return rows[0]["found"] is not None and rows[0]["found"] > len(rows)
+def _is_above_parts(rows: Sequence[Row]) -> bool:
+    """Whether a page that descends ends before it comes to what a fork shares, or to a place where something is
+    hidden."""
+    found, seq = rows[0]["found"], rows[-1]["seq"]
+    return found is not None and found > len(rows) and bool(seq > rows[0]["parts_seq"])
 
 
-def _of_fork(rows: Sequence[Row], session: bytes) -> Sequence[Row]:
-    """Rows of LIST_OF_FORK, of which the shared ones have the fork's id; see encoding.message_of_session."""
-    return [
-        {
-            "version": row["version"],
-            "seq": row["seq"],
-            "body": row["body"] + session if row["seq"] is not None and row["seq"] <= row["fork_seq"] else row["body"],
-            "found": row["found"],
-        }
-        for row in rows
-    ]
+def _hidden(hidden: Ranges | None) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+    """The parameters of visible_parts in forks.sql."""
+    if hidden is None:
+        return None, None
+    return [first for first, _ in hidden], [last for _, last in hidden]
+
+
+def _of_parts(rows: Sequence[Row], session: bytes, *, marked: bool = False) -> Sequence[Row]:
+    """Rows of LIST_OF_FORK or of visible parts, of which those that are shared have the session's id; see
+    encoding.message_of_session."""
+    made = []
+    for row in rows:
+        body, seq, fork_seq = row["body"], row["seq"], row["fork_seq"]
+        if seq is not None and fork_seq is not None and seq <= fork_seq:
+            body += session
+        if marked and row.get("hidden"):
+            body += encoding.MESSAGE_REWOUND
+        made.append({"version": row["version"], "seq": seq, "body": body, "found": row["found"]})
+    return made
 
 
 def _session(session_id: str, rows: Sequence[Row]) -> SessionSnapshot:
@@ -251,7 +293,7 @@ def _message(session_id: str, message_id: str, rows: Sequence[Row]) -> tuple[int
     version, body = rows[0][:2]
     if body is None:
         raise MessageNotFound(session_id, message_id)
-    return version, body
+    return version, body + encoding.MESSAGE_REWOUND if rows[0]["hidden"] else body
 
 
 def _messages_page(session_id: str, rows: Sequence[Row]) -> MessagesPage:

@@ -79,10 +79,10 @@ cross join lateral (
 ) h
 
 -- name: get_message  index: session_heads_pkey events_message_key
-select h.version, e.body, h.fork_seq
+select h.version, e.body, h.fork_seq, h.rewound @> e.seq as hidden
 from session_heads h
 left join lateral (
-  select events.body from events
+  select events.seq, events.body from events
   where events.tenant_id = $1 collate "POSIX" and events.session_id = $2 collate "POSIX"
     and events.message_id = $4::text
     and message_key(events.tenant_id, events.session_id, events.message_id) = message_key($1, $2, $4::text)
@@ -92,8 +92,10 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 
 -- name: list_messages_ascending  index: session_heads_pkey events_messages
 -- Messages with $4 < seq < $5, at most $6 of them and $7 bytes. Reading sizes does not fetch bodies stored out of line.
--- `found` counts up to $6 + 1. No row: no session; one row without seq: no messages.
-select h.version, m.seq, m.body, m.found, h.fork_seq
+-- `found` counts up to $6 + 1. No row: no session; one row without seq: no messages. What is at `parts_seq` or before it is
+-- not all of the session's own, or not all visible: see visible_messages_ascending in forks.sql.
+select h.version, m.seq, m.body, m.found,
+  greatest(h.fork_seq, upper(h.rewound) - 1) as parts_seq, h.rewound is not null as rewound
 from session_heads h
 left join lateral (
   select sized.* from (
@@ -115,7 +117,8 @@ order by m.seq
 
 -- name: list_messages_descending  index: session_heads_pkey events_messages
 -- As list_messages_ascending, but from the upper bound downwards.
-select h.version, m.seq, m.body, m.found, h.fork_seq
+select h.version, m.seq, m.body, m.found,
+  greatest(h.fork_seq, upper(h.rewound) - 1) as parts_seq, h.rewound is not null as rewound
 from session_heads h
 left join lateral (
   select sized.* from (
@@ -137,7 +140,8 @@ order by m.seq desc
 
 -- name: list_summaries  index: session_heads_pkey events_summaries
 -- As list_messages_descending, of summaries before $4: at most $5 of them and $6 bytes.
-select h.version, m.seq, m.body, m.found, h.fork_seq
+select h.version, m.seq, m.body, m.found,
+  greatest(h.fork_seq, upper(h.rewound) - 1) as parts_seq, h.rewound is not null as rewound
 from session_heads h
 left join lateral (
   select sized.* from (
@@ -158,7 +162,8 @@ order by m.seq desc
 
 -- name: find_marked_ascending  index: session_heads_pkey message_marks_pkey events_pkey
 -- As list_messages_ascending, of the messages with the mark $8.
-select h.version, m.seq, m.body, m.found, h.fork_seq
+select h.version, m.seq, m.body, m.found,
+  greatest(h.fork_seq, upper(h.rewound) - 1) as parts_seq, h.rewound is not null as rewound
 from session_heads h
 left join lateral (
   select sized.* from (
@@ -186,7 +191,8 @@ order by m.seq
 
 -- name: find_marked_descending  index: session_heads_pkey message_marks_pkey events_pkey
 -- As find_marked_ascending, but from the upper bound downwards.
-select h.version, m.seq, m.body, m.found, h.fork_seq
+select h.version, m.seq, m.body, m.found,
+  greatest(h.fork_seq, upper(h.rewound) - 1) as parts_seq, h.rewound is not null as rewound
 from session_heads h
 left join lateral (
   select sized.* from (
@@ -216,7 +222,8 @@ order by m.seq desc
 -- As list_messages_ascending, of the messages with a mark from $8 on and before $9. With more than 1000 of them the rows
 -- are `broad` and no page: some of the messages are missing. The inner order makes the planner read 1001 entries of the
 -- index, and not the table.
-select h.version, m.seq, m.body, m.found, h.fork_seq, m.total > 1000 as broad
+select h.version, m.seq, m.body, m.found,
+  greatest(h.fork_seq, upper(h.rewound) - 1) as parts_seq, h.rewound is not null as rewound, m.total > 1000 as broad
 from session_heads h
 left join lateral (
   select sized.* from (
@@ -251,7 +258,8 @@ order by m.seq
 
 -- name: find_timed_descending  index: session_heads_pkey message_marks_pkey events_pkey
 -- As find_timed_ascending, but from the upper bound downwards.
-select h.version, m.seq, m.body, m.found, h.fork_seq, m.total > 1000 as broad
+select h.version, m.seq, m.body, m.found,
+  greatest(h.fork_seq, upper(h.rewound) - 1) as parts_seq, h.rewound is not null as rewound, m.total > 1000 as broad
 from session_heads h
 left join lateral (
   select sized.* from (

@@ -31,7 +31,10 @@ with found as materialized (
   left join lateral (
     select events.type, events.body, events.content from events
     where events.tenant_id = :tenant_id and events.session_id = found.session_id and events.seq = found.seq
-      and events.type >= 20
+      and events.type >= 20 and not exists (
+        select from session_heads h
+        where h.tenant_id = :tenant_id and h.session_id = found.session_id and h.rewound @> found.seq
+      )
     limit 1
   ) v on true
   window onwards as (order by found.number desc rows unbounded preceding)

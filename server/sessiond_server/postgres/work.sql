@@ -111,7 +111,7 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 
 -- name: list_runs  index: session_heads_pkey runs_by_status
--- Runs with the statuses $4, after $5, at most $6. `found` counts up to $6 + 1. No row: no session; one row without
+-- Runs with the statuses $4, after $5, at most $6; with $7 also those that rewinds have hidden. `found` counts up to $6 + 1. No row: no session; one row without
 -- place: no runs.
 select h.version, h.lease_expire_time, m.place, m.status, m.body, m.found
 from session_heads h
@@ -122,7 +122,7 @@ left join lateral (
     cross join lateral (
       select runs.place, runs.status, runs.body from runs
       where runs.tenant_id = $1 collate "POSIX" and runs.session_id = $2 collate "POSIX" and runs.status = s.status
-        and runs.place < $5
+        and runs.place < $5 and ($7::boolean or (h.rewound @> runs.place) is not true)
       order by runs.place desc
       limit $6::bigint + 1
     ) r
@@ -166,7 +166,8 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 
 -- name: list_tool_calls  index: session_heads_pkey tool_calls_by_status events_pkey
--- Tool calls with the statuses $4 and seq < $5, at most $6 of them and $7 bytes. Reading sizes does not fetch values
+-- Tool calls with the statuses $4 and seq < $5, at most $6 of them and $7 bytes; with $8 also those that rewinds have
+-- hidden. Reading sizes does not fetch values
 -- stored out of line. `found` counts up to $6 + 1. No row: no session; one row without seq: no calls.
 select h.version, m.seq, m.body, m.arguments, m.result, m.found
 from session_heads h
@@ -185,6 +186,7 @@ left join lateral (
           select * from tool_calls
           where tool_calls.tenant_id = $1 collate "POSIX" and tool_calls.session_id = $2 collate "POSIX"
             and tool_calls.status = s.status and tool_calls.seq < $5
+            and ($8::boolean or (h.rewound @> tool_calls.seq) is not true)
           order by tool_calls.seq desc
           limit $6::bigint + 1
         ) t
@@ -212,7 +214,7 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 order by m.seq desc
 
 -- name: list_tool_calls_of_run  index: session_heads_pkey tool_calls_by_run events_pkey
--- As list_tool_calls, for the run $8.
+-- As list_tool_calls, for the run $9.
 select h.version, m.seq, m.body, m.arguments, m.result, m.found
 from session_heads h
 left join lateral (
@@ -226,8 +228,9 @@ left join lateral (
       from (
         select t.seq, t.result_seq, t.body, t.inherited
         from tool_calls t
-        where t.tenant_id = $1 collate "POSIX" and t.session_id = $2 collate "POSIX" and t.run_id = $8::text
+        where t.tenant_id = $1 collate "POSIX" and t.session_id = $2 collate "POSIX" and t.run_id = $9::text
           and t.run_id <> '' and t.seq < $5 and t.status = any ($4::smallint[])
+          and ($8::boolean or (h.rewound @> t.seq) is not true)
         order by t.seq desc
         limit $6::bigint + 1
       ) newest

@@ -48,7 +48,14 @@ class PostgresWorkReads:
         return version, with_lease(body, lease_expire_us if status == _RUNNING else None)
 
     async def list_runs(
-        self, scope: Scope, session_id: str, *, statuses: Sequence[int], before: int | None, limit: int
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        statuses: Sequence[int],
+        before: int | None,
+        limit: int,
+        include_rewound: bool = False,
     ) -> RunsPage:
         rows = await self._transactions.fetch(
             LIST_RUNS,
@@ -58,6 +65,7 @@ class PostgresWorkReads:
             statuses,
             NO_BOUND if before is None else before,
             limit,
+            include_rewound,
         )
         if not rows:
             raise SessionNotFound(session_id)
@@ -94,6 +102,7 @@ class PostgresWorkReads:
         run_id: str,
         before: int | None,
         limit: int,
+        include_rewound: bool = False,
     ) -> ToolCallsPage:
         which = (LIST_TOOL_CALLS_OF_RUN, run_id) if run_id else (LIST_TOOL_CALLS,)
         rows = await self._transactions.fetch(
@@ -105,6 +114,7 @@ class PostgresWorkReads:
             NO_BOUND if before is None else before,
             limit,
             PAGE_BYTES,
+            include_rewound,
             *which[1:],
         )
         if not rows:

@@ -108,9 +108,21 @@ cross join lateral (
     select page.*, row_number() over downwards as place, sum(octet_length(page.body)) over downwards as bytes,
       count(*) over () as found
     from (
-      select e.seq, e.head, e.body from events e
-      where e.tenant_id = k.tenant_id collate "POSIX" and e.session_id = k.session_id collate "POSIX" and e.type = 20
-      order by e.seq desc
+      select e.* from (
+        select v.part from session_heads h
+        cross join lateral unnest('{[1,)}'::int8multirange - coalesce(h.rewound, '{}')) as v (part)
+        where h.tenant_id = k.tenant_id and h.session_id = k.session_id
+        order by lower(v.part) desc
+        offset 0
+      ) visible
+      cross join lateral (
+        select events.seq, events.head, events.body from events
+        where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
+          and events.type = 20 and events.seq >= lower(visible.part)
+          and events.seq < coalesce(upper(visible.part), 9223372036854775807)
+        order by events.seq desc
+        limit k.count
+      ) e
       limit k.count
     ) page
     window downwards as (order by page.seq desc rows unbounded preceding)

@@ -8,6 +8,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import validation
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.forks.place import AS_OF_SEQ, AS_OF_TIME, check_place
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
@@ -69,10 +70,14 @@ async def place(history: HistoryReads, scope: Scope, request: Request, sealed: i
     return await history.find_place(scope, request.session_id, microseconds(request.as_of_time))
 
 
-async def check_page(sessions: SessionReads, scope: Scope, session_id: str, seq: int, version: int) -> None:
-    """Raises InvalidFields unless `seq` was a place of the session when a page was read, which has this version."""
+async def check_page(sessions: SessionReads, scope: Scope, session_id: str, seq: int, version: int) -> bool:
+    """Raises InvalidFields unless `seq` was a place of the session when a page was read, which has this version.
+    Returns whether the page, read without what is hidden now, has up to the place what was visible then."""
     # Read after the page: if the session was deleted in between, and its id taken anew, that one has no such place.
     snapshot = await sessions.get_session(scope, session_id, content=False, freshness=Freshness(max(version, seq)))
     now = Session.FromString(snapshot.core)
     now.version = snapshot.version
     check_place(now, seq, version)
+    # Up to a place that is visible the same is hidden now as was then.
+    rewound = ranges.of_session(now)
+    return not rewound or (now.version == version and not ranges.hides(rewound, seq))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from google.protobuf.descriptor import EnumDescriptor
 
@@ -61,6 +61,10 @@ def full_view(found: FieldViolations, value: int, default: int = SessionView.SES
     ):
         found.add("view", "must be a known value" if value not in SessionView.values() else "is for events only")
     return (value or default) == SessionView.SESSION_VIEW_FULL
+
+
+INCLUDE_REWOUND: Final = b"include_rewound"
+"""What page tokens of lists that include what rewinds have hidden are bound to besides."""
 
 
 def fence(found: FieldViolations, request: Fenced, path: str = "run") -> None:

@@ -78,6 +78,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.ContextBudgetTooSmall: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_CONTEXT_BUDGET_TOO_SMALL),
         errors.DeletionTooLarge: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_DELETION_TOO_LARGE),
         errors.ForkLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_FORK_LIMIT_REACHED),
+        errors.RewindLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_REWIND_LIMIT_REACHED),
         errors.MessageShared: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_MESSAGE_SHARED),
         errors.VersionNotReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_VERSION_NOT_REACHED),
         errors.SearchOff: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_SEARCH_OFF),

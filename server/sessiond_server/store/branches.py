@@ -11,6 +11,7 @@ from sessiond_server.domain.commands import (
     MessageRedacted,
     RedactMessage,
     Result,
+    RewindSession,
     Scope,
     SessionDeleted,
 )
@@ -28,12 +29,13 @@ TOLD_AT_ONCE: Final = 100
 class BranchedCommits:
     """Commits (see commits.py) that wrap those of a store, its cache and its announcements.
 
-    A fork is applied in a transaction of its own: it needs its parent as the commands before it left it. A redaction of
-    a message that several sessions show removes its content in its own transaction, which also records that the others
-    are to be told. Each of these then gets the redaction as a command of its own, so that its log, its cached copy and
-    its watchers are served as by any redaction, before the caller is acknowledged. If the process ends in between, the
-    next sweep of any server tells the others, as a retry of the caller does. In the same way a large part of a deleted
-    session that forks show is moved out of its log, in steps.
+    A fork is applied in a transaction of its own: it needs its parent as the commands before it left it. So is a
+    rewind, which looks for a place in what the commands before it left. A redaction of a message that several sessions
+    show removes its content in its own transaction, which also records that the others are to be told. Each of these
+    then gets the redaction as a command of its own, so that its log, its cached copy and its watchers are served as by
+    any redaction, before the caller is acknowledged. If the process ends in between, the next sweep of any server tells
+    the others, as a retry of the caller does. In the same way a large part of a deleted session that forks show is
+    moved out of its log, in steps.
     """
 
     def __init__(self, commits: Commits, forks: ForkStore) -> None:
@@ -82,20 +84,22 @@ class BranchedCommits:
 
 
 def _parts(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
-    """The commands in their order, each fork apart, and the deletion of a session apart from a redaction before it:
-    what a deleted session shared stays, without what was redacted."""
+    """The commands in their order, each fork and each rewind apart, and the deletion of a session apart from a
+    redaction before it: what a deleted session shared stays, without what was redacted."""
     start = 0
     redacted: set[Key] = set()
     for place, command in enumerate(commands):
         action = command.action
         if isinstance(action, RedactMessage):
             redacted.add(command.key)
-        elif isinstance(action, ForkSession) or (isinstance(action, DeleteSession) and command.key in redacted):
+        elif isinstance(action, ForkSession | RewindSession) or (
+            isinstance(action, DeleteSession) and command.key in redacted
+        ):
             if start < place:
                 yield commands[start:place]
             start = place
             redacted.clear()
-            if isinstance(action, ForkSession):
+            if isinstance(action, ForkSession | RewindSession):
                 yield commands[place : place + 1]
                 start = place + 1
     if start < len(commands) or not commands:

@@ -8,6 +8,7 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.messages.selection import Selection
+from sessiond_server.domain.rewinds.ranges import Ranges
 
 LOOKED_AT = 1000
 """Fewest messages that are compared with a filter before its page may be short."""
@@ -108,12 +109,15 @@ class SessionReads(Protocol):
         before_seq: int,
         descending: bool,
         limit: int,
+        rewound: Ranges | None = None,
+        include_rewound: bool = False,
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
         """At most `limit` messages with after_seq < seq < before_seq (before_seq 0: no bound), within PAGE_BYTES.
 
-        Reads from the lower bound upwards, or with `descending` from the upper bound downwards. The page and its
-        version are from one snapshot. Raises SessionNotFound.
+        `rewound`: the places to leave out; None: what rewinds have hidden. `include_rewound`: none is left out, and
+        each message that rewinds have hidden says so. Reads from the lower bound upwards, or with `descending` from the
+        upper bound downwards. The page and its version are from one snapshot. Raises SessionNotFound.
         """
         ...
 
@@ -152,16 +156,21 @@ class SessionQueries(Protocol):
         before_seq: int,
         descending: bool,
         limit: int,
+        rewound: Ranges | None = None,
+        include_rewound: bool = False,
     ) -> MessagesPage:
         """As SessionReads.list_messages, of the messages that `where` selects. May compare LOOKED_AT messages only:
         then the page is short or empty and has `more`."""
         ...
 
-    async def list_summaries(self, scope: Scope, session_id: str, *, before_seq: int, limit: int) -> SummariesPage:
-        """At most `limit` summaries with seq < before_seq (0: no bound), by descending seq, within PAGE_BYTES. The page
-        and its version are from one snapshot. Raises SessionNotFound."""
+    async def list_summaries(
+        self, scope: Scope, session_id: str, *, before_seq: int, limit: int, rewound: Ranges | None = None
+    ) -> SummariesPage:
+        """At most `limit` summaries with seq < before_seq (0: no bound), by descending seq, within PAGE_BYTES.
+        `rewound`: as of list_messages. The page and its version are from one snapshot. Raises SessionNotFound."""
         ...
 
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
-        """(version of the session, serialised Message). Raises SessionNotFound; MessageNotFound."""
+        """(version of the session, serialised Message). A message that rewinds have hidden says so. Raises
+        SessionNotFound; MessageNotFound."""
         ...

@@ -51,10 +51,17 @@ class WorkStore(Protocol):
         ...
 
     async def list_runs(
-        self, scope: Scope, session_id: str, *, statuses: Sequence[int], before: int | None, limit: int
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        statuses: Sequence[int],
+        before: int | None,
+        limit: int,
+        include_rewound: bool = False,
     ) -> RunsPage:
         """At most `limit` runs with one of `statuses` (not empty, no duplicates) and place < `before` (None: no bound),
-        by descending place. Raises SessionNotFound."""
+        by descending place; those that rewinds have hidden only with `include_rewound`. Raises SessionNotFound."""
         ...
 
     async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
@@ -75,10 +82,11 @@ class WorkStore(Protocol):
         run_id: str,
         before: int | None,
         limit: int,
+        include_rewound: bool = False,
     ) -> ToolCallsPage:
         """At most `limit` tool calls with one of `statuses` (not empty, no duplicates), requested by the run `run_id`
-        ("": no filter), with seq < `before` (None: no bound), by descending seq, within PAGE_BYTES. Raises
-        SessionNotFound."""
+        ("": no filter), with seq < `before` (None: no bound), by descending seq, within PAGE_BYTES; those that rewinds
+        have hidden only with `include_rewound`. Raises SessionNotFound."""
         ...
 
     async def list_requested(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sessiond_server.domain.rewinds.ranges import Ranges
+
 if TYPE_CHECKING:
     from sessiond_server.domain.attachments.rows import AttachmentRow
     from sessiond_server.domain.rows import RunRow, ToolCallRow
@@ -28,10 +30,12 @@ CORES: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class ForkPlace:
-    """Where a session is forked: at an event, at a message, or at its end."""
+    """Where a session is forked, or rewound to: at an event, at a message, or at its end."""
 
     seq: int = 0
     message_id: str = ""
+    before: bool = False
+    """Just before the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class ForkAsk:
     base_version: int
     core: bytes
     """The session's core as it is now."""
+    with_content: bool = True
+    """Whether the content at the place is needed."""
 
 
 @dataclass(slots=True)
@@ -76,6 +82,26 @@ class ForkSource:
     """How many forks the session has; counted up to FORKS."""
     exceeded: str = ""
     """ForkLimitReached.what, of a limit that was exceeded while the place was looked up: nothing else is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewindSource:
+    """What was visible at a place of a session, as far as it has not been deleted since."""
+
+    seq: int
+    """The place. 0: the session has no such place."""
+    core: bytes = b""
+    """Of the place; b"" where an event with a core is too far away."""
+    content: bytes = b""
+    """Of the place, if it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewoundRow:
+    """What rewinds have hidden of a session: all of it, as in its core."""
+
+    key: Key
+    ranges: Ranges
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from sessiond_server.domain import encoding
 from sessiond_server.domain.actions import Action, always
 from sessiond_server.domain.attachments.rows import AttachmentRow
 from sessiond_server.domain.forks.place import core_after
-from sessiond_server.domain.forks.rows import FORKS, GENERATIONS, ITEMS, LOOKED_BACK, ForkRow, ForkSource
+from sessiond_server.domain.forks.rows import FORKS, GENERATIONS, ITEMS, LOOKED_BACK, ForkRow, ForkSource, RewoundRow
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.domain.rows import Known, RunRow, StoredEvent, ToolCallRow
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.runs.counters import RunCounters
@@ -67,6 +68,8 @@ def fork(step: Step, action: c.ForkSession, source: ForkSource, known: Known) ->
     )
     state.lease_expire_us = None
     state.fork_seq = source.seq
+    if core.rewound:
+        state.rewound = (RewoundRow(state.key, ranges.of_session(core)),)
     state.fork = ForkRow(state.key, action.parent_id, source.seq, source.segments, time_us)
     return state
 

@@ -16,6 +16,7 @@ from sessiond_server.domain import encoding, fold, session_rows, text
 from sessiond_server.domain.imports import validation as import_validation
 from sessiond_server.domain.imports.rows import Imported, ImportedFile, StagedRows
 from sessiond_server.domain.messages import marks
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.domain.rows import OPEN_CALLS, OPEN_RUNS, EventRow, Head, HeadRow, Key, RunRow
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.runs.work import count, tool_call_row
@@ -174,6 +175,7 @@ class ImportedLog:
             self._counters.encoded() if self._has_counters else b"",
             core.status != lifecycle.ENDED,
             core.attachment_bytes,
+            ranges.of_session(core),
         )
 
     def _check_place(self, event: Event) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from sessiond_server.domain.attachments.rows import Extent
+from sessiond_server.domain.rewinds.ranges import NOTHING, Ranges
 from sessiond_server.domain.rows import EventRow, HeadRow, IndexRow, Key, RunRow, ToolCallRow
 
 
@@ -98,3 +99,5 @@ class Imported:
     alive: bool
     """Whether it counts as one that has not ended."""
     attachment_bytes: int
+    rewound: Ranges = NOTHING
+    """What rewinds have hidden."""

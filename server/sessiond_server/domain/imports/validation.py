@@ -21,6 +21,7 @@ from sessiond_server.domain.encoding import (
 )
 from sessiond_server.domain.forks.rows import ITEMS
 from sessiond_server.domain.messages.validation import new_message
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.domain.runs import validation as run_validation
 from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.summaries.validation import new_summary
@@ -67,6 +68,20 @@ def session(found: FieldViolations, path: str, value: Session) -> None:
             found.add(f"{path}.{field.name}", "must be 0 to 2^53 - 1")
     if value.HasField("usage"):
         validation.usage(found, f"{path}.usage", value.usage)
+    if value.rewound:
+        _rewound(found, f"{path}.rewound", value)
+
+
+def _rewound(found: FieldViolations, path: str, value: Session) -> None:
+    if len(value.rewound) > ranges.MOST:
+        found.add(path, f"must have at most {ranges.MOST} ranges")
+        return
+    end = value.base_version - 1
+    for first, last in ranges.of_session(value):
+        if not end + 1 < first <= last <= value.version:
+            found.add(path, "must be ranges of the log, ascending and apart from each other")
+            return
+        end = last
 
 
 def event(found: FieldViolations, value: Event, size: int) -> None:
@@ -120,6 +135,8 @@ def _is_uuid7(value: str) -> bool:
 
 def _message(found: FieldViolations, value: Event) -> None:
     new_message(found, "event.message", value.message, 0, EVENT_BYTES)
+    if value.message.rewound:
+        found.add("event.message.rewound", "must not be set: the session's `rewound` says what is hidden")
 
 
 def _tool_call(found: FieldViolations, value: Event) -> None:

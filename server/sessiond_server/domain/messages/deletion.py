@@ -48,7 +48,7 @@ def delete(step: Step, state: State, action: c.DeleteMessages) -> c.Outcome:
         else:
             state.freed_message_ids.add(message.message_id)
     seqs = [message.seq for message in chosen]
-    fold.remove_messages(core, len(seqs))
+    fold.remove_messages(core, seqs)
     step.advance(core, time_us, activity=False)
     body = DeletedMessages(seqs=seqs, message_ids=ids).SerializeToString()
     event_type = EventType.EVENT_TYPE_MESSAGES_DELETED

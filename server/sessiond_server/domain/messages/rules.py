@@ -122,6 +122,7 @@ def _stored(given: Message, core: Session) -> Message:
         or given.HasField("redact_time")
         or given.redact_reason
         or given.HasField("delete_time")
+        or given.rewound
     ):
         # The other output-only fields are overridden by the server's, which follow them in the serialised message.
         message = Message()
@@ -130,6 +131,7 @@ def _stored(given: Message, core: Session) -> Message:
         message.ClearField("redact_time")
         message.ClearField("redact_reason")
         message.ClearField("delete_time")
+        message.ClearField("rewound")
     if given.HasField("usage") and not given.usage.total_tokens:
         if message is given:
             message = Message()

@@ -198,6 +198,29 @@ def cancel_all(
         _end(step, state, time_us, run, RunStatus.RUN_STATUS_CANCELLED, run_reason)
 
 
+def cancel_after(
+    step: Step,
+    state: State,
+    time_us: int,
+    place: int,
+    run_reason: RunEndReason.ValueType,
+    call_reason: ToolCallCancelReason.ValueType,
+) -> None:
+    """Closes what is open and began after a place of the log: tool calls, queued runs, and the live run with the calls
+    that it carries out, after which the next run starts."""
+    core = state.core
+    if core.open_tool_call_count:
+        for call in state.work.open_calls():
+            if call.seq > place:
+                close(step, state, time_us, call, call_reason)
+    for run in state.work.queued() if core.queued_run_count else ():
+        if run.seq > place:
+            _end(step, state, time_us, run, RunStatus.RUN_STATUS_CANCELLED, run_reason)
+    if core.live_run_id and state.work.live(core).seq > place:
+        _end_live(step, state, time_us, RunStatus.RUN_STATUS_CANCELLED, run_reason, call_reason)
+        _start_next(step, state)
+
+
 def close(step: Step, state: State, time_us: int, call: ToolCall, reason: ToolCallCancelReason.ValueType) -> None:
     """Cancels an open tool call."""
     call.status = ToolCallStatus.TOOL_CALL_STATUS_CANCELLED

@@ -18,7 +18,9 @@ from sessiond.v1.tool_call_pb2 import ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold, validation
 from sessiond_server.domain.actions import Action, always, ask_for_shared, written_session
-from sessiond_server.domain.forks.rows import HIDDEN_AT_ONCE, Shared
+from sessiond_server.domain.forks.rows import HIDDEN_AT_ONCE, RewoundRow, Shared
+from sessiond_server.domain.rewinds import ranges
+from sessiond_server.domain.rewinds import rules as rewind_rules
 from sessiond_server.domain.rows import Head, Known, Needs
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.runs.counters import RunCounters
@@ -316,7 +318,7 @@ def touch(step: Step, state: State, action: c.TouchSession) -> c.Outcome:
 def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
     """Deletes the session. Its ids and the final event remain as a tombstone."""
     time_us, version = step.time_after(state.core), state.core.version + 1
-    previous = state.core.last_event_id
+    previous, hidden = state.core.last_event_id, state.core.rewound
     first_own = state.base_version if state.fork_seq is None else state.fork_seq
     shown = state.known.shared.get(state.key, Shared()).through if state.forked else 0
     state.kept_seq = shown if shown - first_own > HIDDEN_AT_ONCE else 0
@@ -326,6 +328,8 @@ def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
     state.content, state.sizes, state.content_changed = b"", None, False
     state.lease_expire_us = None
     state.deleted = True
+    if hidden:
+        state.rewound = (RewoundRow(state.key, ranges.NOTHING),)
     set_timestamp(state.core.update_time, time_us)
     body = Session(session_id=step.command.session_id, version=version).SerializeToString()
     step.emit(state, EventType.EVENT_TYPE_SESSION_DELETED, time_us, body=body)
@@ -348,6 +352,7 @@ def _asks_for_content(action: c.Action) -> bool:
 
 
 ACTIONS: Final[Mapping[type, Action]] = {
+    **rewind_rules.ACTIONS,
     c.CreateSession: Action(None, written_session, with_content=always),
     c.UpdateSession: Action(update, written_session, with_content=_asks_for_content, update=_itself),
     c.ActivateSession: Action(change_status, written_session, with_content=always),

@@ -42,6 +42,8 @@ create table session_heads (
   fork_seq bigint,
   -- Whether the session has, or had, forks.
   forked boolean not null default false,
+  -- Places of the log that rewinds have hidden, as in the core; null for a session that was never rewound.
+  rewound int8multirange,
   primary key (tenant_id, session_id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 

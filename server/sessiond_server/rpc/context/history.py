@@ -18,11 +18,20 @@ from sessiond_server.domain.context import ended_calls, plan, tokens
 from sessiond_server.domain.context.conversation import CallKey, Said, Shape, Unit, opening, said, units
 from sessiond_server.domain.context.plan import Budget, TooSmall
 from sessiond_server.domain.messages.selection import Selection
+from sessiond_server.domain.rewinds import ranges
+from sessiond_server.domain.rewinds.ranges import Ranges
 from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
 from sessiond_server.rpc import answers
 from sessiond_server.slots import Slots
 from sessiond_server.store.history import HistoryReads
-from sessiond_server.store.session_reads import PAGE_BYTES, Freshness, MessagesPage, SessionQueries, SessionReads
+from sessiond_server.store.session_reads import (
+    CACHED,
+    PAGE_BYTES,
+    Freshness,
+    MessagesPage,
+    SessionQueries,
+    SessionReads,
+)
 from sessiond_server.store.work import WorkStore
 
 FIRST_PAGE: Final = 100
@@ -113,12 +122,25 @@ class _Tail:
         return units(reversed(self.newest_first), known)
 
 
+@dataclass(slots=True)
+class _View:
+    """What a context is made of."""
+
+    scope: Scope
+    session: Session
+    """As of now, or what is needed of it as of another place."""
+    present: int
+    """The version of the session at which nothing else is hidden than in the view, as far as that reaches; 0: none is
+    known."""
+    rewound: Ranges
+    """What is hidden."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """A context to make."""
 
-    scope: Scope
-    session: Session
+    view: _View
     wanted: Wanted
     budget: Budget
     """Without `fixed`."""
@@ -138,11 +160,11 @@ class History:
     async def context(self, scope: Scope, session_id: str, wanted: Wanted, freshness: Freshness) -> Context:
         """Raises SessionNotFound, VersionNotReached, ContextBudgetTooSmall, and InvalidFields for an `as_of_seq` that
         is none of the session's places. Writes nothing, so it can be cancelled."""
-        session = await self._session(scope, session_id, wanted.as_of_seq, freshness)
+        view = await self._view(scope, session_id, wanted.as_of_seq, freshness)
+        session = view.session
         context = Context(session_id=session_id, version=session.version)
-        page = await self._sessions.list_messages(
-            scope,
-            session_id,
+        page = await self._messages(
+            view,
             after_seq=0,
             before_seq=wanted.as_of_seq + 1 if wanted.as_of_seq else 0,
             descending=True,
@@ -150,11 +172,11 @@ class History:
             freshness=Freshness(session.version, freshness.strong),
         )
         if session.summary_seq:
-            context.summary.CopyFrom(await self._summary(scope, session))
+            context.summary.CopyFrom(await self._summary(view))
         tail = _Tail(context.summary.through_seq, session.version + 1, wanted.shape)
-        fixed = await self._fixed(scope, session, context, wanted, page, tail)
+        fixed = await self._fixed(view, context, wanted, page, tail)
         budget = Budget((wanted.max_tokens or 2**63), wanted.max_messages, PAGE_BYTES - context.ByteSize()).less(fixed)
-        asked = _Asked(scope, session, wanted, budget, fixed)
+        asked = _Asked(view, wanted, budget, fixed)
         await tail.take(page, budget)
         if tail.complete or tail.stopped or any(unit.begins for unit in _exceeding(tail.units(), budget)):
             return await self._filled(context, asked, tail)
@@ -165,20 +187,50 @@ class History:
         finally:
             self._places.give(scope.tenant_id)
 
-    async def _session(self, scope: Scope, session_id: str, as_of_seq: int, freshness: Freshness) -> Session:
+    async def _view(self, scope: Scope, session_id: str, as_of_seq: int, freshness: Freshness) -> _View:
         """The session as it is, or as it was at `as_of_seq`."""
-        if as_of_seq:
-            version, snapshot = await self._past.get_session_at(scope, session_id, as_of_seq, content=True)
-        else:
+        if not as_of_seq:
             snapshot = await self._sessions.get_session(scope, session_id, content=True, freshness=freshness)
-            version = snapshot.version
+            answers.not_before(freshness.min_version, session_id, snapshot.version)
+            session = Session.FromString(snapshot.core + snapshot.content)
+            return _View(scope, session, snapshot.version, ranges.of_session(session))
+        version, snapshot = await self._past.get_session_at(scope, session_id, as_of_seq, content=True)
         answers.not_before(freshness.min_version, session_id, version)
-        return Session.FromString(snapshot.core + snapshot.content)
+        then = Session.FromString(snapshot.core + snapshot.content)
+        now = await self._sessions.get_session(scope, session_id, content=False, freshness=Freshness(version))
+        # Up to a place that is visible the same is hidden now as was then.
+        differs = ranges.hides(ranges.of_session(Session.FromString(now.core)), as_of_seq)
+        return _View(scope, then, 0 if differs else now.version, ranges.of_session(then))
+
+    async def _messages(
+        self,
+        view: _View,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+        freshness: Freshness = CACHED,
+    ) -> MessagesPage:
+        """As SessionReads.list_messages, without what is hidden in the view."""
+        scope, session_id = view.scope, view.session.session_id
+        if view.present:
+            page = await self._sessions.list_messages(
+                scope, session_id,
+                after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit, freshness=freshness,
+            )  # fmt: skip
+            if page.version == view.present:
+                return page
+            view.present = 0  # the session may have been rewound since it was read
+        return await self._sessions.list_messages(
+            scope, session_id,
+            after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit, rewound=view.rewound,
+        )  # fmt: skip
 
     async def _filled(self, context: Context, asked: _Asked, tail: _Tail) -> Context:
         made, turn = await self._with_ended_calls(asked, tail), None
         if (tail.after or not tail.complete) and plan.needs_turn(made, asked.budget, complete=tail.complete):
-            turn = await self._turn_before(asked.scope, asked.session.session_id, tail)
+            turn = await self._turn_before(asked.view, tail)
         chosen = plan.choose(made, asked.budget, turn, complete=tail.complete)
         if isinstance(chosen, TooSmall):
             raise _too_small(asked, chosen)
@@ -187,26 +239,27 @@ class History:
 
     async def _with_ended_calls(self, asked: _Asked, tail: _Tail) -> list[Unit]:
         """The units of the tail. Of calls for which no message has a result, the session's tool calls are asked."""
-        made, version = tail.units(), asked.session.version
-        ranges = ended_calls.ranges(made, version)
-        if not ranges:
+        view = asked.view
+        made, version = tail.units(), view.session.version
+        places = [
+            (first - 1, last)
+            for after, until in ended_calls.ranges(made, version)
+            for first, last in ranges.visible(after + 1, until, view.rewound)
+        ]
+        if not places:
             return made
-        bodies = await self._work.list_requested(
-            asked.scope, asked.session.session_id, ranges=ranges, limit=CALLS_BEHIND
-        )
+        bodies = await self._work.list_requested(view.scope, view.session.session_id, ranges=places, limit=CALLS_BEHIND)
         conversation = reversed(tail.newest_first)
         calls = map(ToolCall.FromString, bodies)
         known = ended_calls.results(conversation, made, calls, version, tail.shape)
         return tail.units(known) if known else made
 
-    async def _fixed(
-        self, scope: Scope, session: Session, context: Context, wanted: Wanted, newest: MessagesPage, tail: _Tail
-    ) -> Unit:
+    async def _fixed(self, view: _View, context: Context, wanted: Wanted, newest: MessagesPage, tail: _Tail) -> Unit:
         """What always goes to the model: system prompt and summary, which have no messages, or the messages of the
         system that stand for the prompt, which the tail then need not have."""
-        fixed = Unit(0, Role.ROLE_SYSTEM)
+        fixed, session = Unit(0, Role.ROLE_SYSTEM), view.session
         if not session.config.system_prompt:
-            found = await self._leading(scope, session, newest)
+            found = await self._leading(view, newest)
             if found:
                 tail.after = max(tail.after, found[-1].seq)
             for unit in units(said(message, wanted.shape) for message in found) if wanted.system_prompt else ():
@@ -219,20 +272,20 @@ class History:
         fixed.exact_tokens += exact
         return fixed
 
-    async def _leading(self, scope: Scope, session: Session, newest: MessagesPage) -> list[Message]:
+    async def _leading(self, view: _View, newest: MessagesPage) -> list[Message]:
         """The messages of the system with which the log begins, at most LEADING. `newest`: the newest page of it."""
-        bodies = list(newest.messages)[::-1]
+        bodies, end = list(newest.messages)[::-1], view.session.version
         if newest.more:
-            page = await self._sessions.list_messages(
-                scope, session.session_id, after_seq=0, before_seq=session.version + 1, descending=False, limit=LEADING
-            )
+            page = await self._messages(view, after_seq=0, before_seq=end + 1, descending=False, limit=LEADING)
             bodies = list(page.messages)
         first = map(Message.FromString, bodies[:LEADING])
-        return list(takewhile(lambda one: one.role == Role.ROLE_SYSTEM and one.seq <= session.version, first))
+        return list(takewhile(lambda one: one.role == Role.ROLE_SYSTEM and one.seq <= end, first))
 
-    async def _summary(self, scope: Scope, session: Session) -> Summary:
-        before = session.summary_seq + 1
-        page = await self._queries.list_summaries(scope, session.session_id, before_seq=before, limit=1)
+    async def _summary(self, view: _View) -> Summary:
+        scope, session = view.scope, view.session
+        page = await self._queries.list_summaries(
+            scope, session.session_id, before_seq=session.summary_seq + 1, limit=1, rewound=view.rewound
+        )
         if not page.summaries:
             # Deleted since it was read, and the id is another session's now.
             raise SessionNotFound(session.session_id)
@@ -242,23 +295,17 @@ class History:
         """Reads further back until the units exceed the budget. One page more than needed at most: it is likely to have
         a user's message among those that do not fit."""
         while not (tail.complete or tail.stopped):
-            page = await self._sessions.list_messages(
-                asked.scope,
-                asked.session.session_id,
-                after_seq=tail.after,
-                before_seq=tail.before,
-                descending=True,
-                limit=PAGE,
+            page = await self._messages(
+                asked.view, after_seq=tail.after, before_seq=tail.before, descending=True, limit=PAGE
             )
             await tail.take(page, None)
             if _exceeding(tail.units(), asked.budget):
                 return
 
-    async def _turn_before(self, scope: Scope, session_id: str, tail: _Tail) -> Unit | None:
+    async def _turn_before(self, view: _View, tail: _Tail) -> Unit | None:
         """The last user's message before the tail: behind it nothing of another turn lies. None if there is none."""
-        page = await self._sessions.list_messages(
-            scope, session_id, after_seq=0, before_seq=tail.before, descending=True, limit=NEAR
-        )
+        session_id = view.session.session_id
+        page = await self._messages(view, after_seq=0, before_seq=tail.before, descending=True, limit=NEAR)
         for _ in range(FAR_PAGES):
             for body in page.messages:
                 message = Message.FromString(body)
@@ -268,8 +315,9 @@ class History:
             if not page.more:
                 return None
             page = await self._queries.find_messages(
-                scope, session_id, _OF_USERS, after_seq=0, before_seq=page.last_seq, descending=True, limit=USERS
-            )
+                view.scope, session_id, _OF_USERS,
+                after_seq=0, before_seq=page.last_seq, descending=True, limit=USERS, rewound=view.rewound,
+            )  # fmt: skip
         return opening(session_id)
 
 
@@ -286,7 +334,7 @@ def _fill(context: Context, asked: _Asked, taken: Sequence[Unit]) -> None:
         context.estimated_token_count += unit.tokens - unit.exact_tokens
     shown = {message.seq for message in context.messages if message.seq}
     if not asked.wanted.as_of_seq:
-        context.omitted_message_count = asked.session.message_count - len(shown)
+        context.omitted_message_count = asked.view.session.message_count - len(shown)
 
 
 def _too_small(asked: _Asked, needed: TooSmall) -> ContextBudgetTooSmall:
@@ -297,4 +345,4 @@ def _too_small(asked: _Asked, needed: TooSmall) -> ContextBudgetTooSmall:
         field = "max_tokens"
     elif needed_messages > wanted.max_messages:
         field = "max_messages"
-    return ContextBudgetTooSmall(asked.session.session_id, field, needed_tokens, needed_messages)
+    return ContextBudgetTooSmall(asked.view.session.session_id, field, needed_tokens, needed_messages)

@@ -14,6 +14,7 @@ from sessiond.v1.context_service_pb2 import (
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import SummaryCreated
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.errors import SummariserOff, TooManySummaries
 from sessiond_server.rpc import answers, as_of, fields
 from sessiond_server.rpc.call import Call
@@ -76,11 +77,13 @@ class ContextServicer:
         limit = requests.list_summaries(request)
         scope = call.admit(SESSIONS_READ)
         session_id = request.session_id
-        tokens = self._tokens.of(scope, call.method.path, session_id)
+        more = (fields.INCLUDE_REWOUND,) if request.include_rewound else ()
+        tokens = self._tokens.of(scope, call.method.path, session_id, *more)
         # A token that this list has sealed holds the seq of a summary.
         position = cast("list[int] | None", tokens.open(request.page_token))
         before = position[0] if position else 0
-        page = await self._queries.list_summaries(scope, session_id, before_seq=before, limit=limit)
+        rewound = ranges.NOTHING if request.include_rewound else None
+        page = await self._queries.list_summaries(scope, session_id, before_seq=before, limit=limit, rewound=rewound)
         answers.not_before(request.min_version, session_id, page.version)
         following = tokens.seal([page.next_seq]) if page.next_seq else ""
         return answers.listed_summaries(

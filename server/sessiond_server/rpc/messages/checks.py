@@ -42,6 +42,7 @@ class MessagesList:
     """None: all messages."""
     filter: bytes
     """The filter, to bind page tokens to; equal for equal filters. Empty: all messages."""
+    include_rewound: bool
 
 
 def append_messages(
@@ -103,12 +104,13 @@ def list_messages(request: ListMessagesRequest) -> MessagesList:
     strong = fields.consistency(found, request.consistency)
     where = request.filter
     _filter(found, where)
-    as_of.check(found, request)
+    if as_of.check(found, request) and request.include_rewound:
+        found.add("include_rewound", "excludes as_of_seq and as_of_time")
     found.check()
     bound_to = where.SerializeToString(deterministic=True)
     selection = Selection(where) if bound_to else None
     descending = request.order_by == MessageOrder.MESSAGE_ORDER_NEWEST_FIRST
-    return MessagesList(descending, limit, strong, selection, bound_to)
+    return MessagesList(descending, limit, strong, selection, bound_to, request.include_rewound)
 
 
 def _filter(found: FieldViolations, where: MessageFilter) -> None:

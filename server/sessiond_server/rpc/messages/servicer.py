@@ -10,8 +10,11 @@ from sessiond.v1.message_service_pb2 import (
     ListMessagesResponse,
     RedactMessageRequest,
 )
+from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import MessageRedacted, MessagesAppended, MessagesDeleted, Scope
+from sessiond_server.domain.rewinds import ranges
+from sessiond_server.domain.rewinds.ranges import Ranges
 from sessiond_server.rpc import answers, as_of, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.messages import checks as requests
@@ -62,29 +65,49 @@ class MessageServicer:
         session_id, after_seq, before_seq = request.session_id, request.after_seq, request.before_seq
         bound_to = (read.descending, after_seq, before_seq, *((read.filter,) if read.filter else ()))
         bound_to += as_of.bound_to(request)
+        bound_to += (fields.INCLUDE_REWOUND,) if read.include_rewound else ()
         tokens = self._tokens.of(scope, call.method.path, session_id, *bound_to)
         pages = MessagePages(tokens, read.descending, after_seq, before_seq, request.page_token)
         pages.place = await as_of.place(self._history, scope, request, pages.place)
         page = await self._page(scope, request, read, pages)
         answers.not_before(request.min_version, session_id, page.version)
-        if pages.place:
-            await as_of.check_page(self._sessions, scope, session_id, pages.place, page.version)
+        if pages.place and not await as_of.check_page(self._sessions, scope, session_id, pages.place, page.version):
+            # Something else was hidden then.
+            _, then = await self._history.get_session_at(scope, session_id, pages.place, content=False)
+            page = await self._page(scope, request, read, pages, ranges.of_session(Session.FromString(then.core)))
         following, preceding = pages.around(page)
         version = pages.place or page.version
         rest = ListMessagesResponse(next_page_token=following, previous_page_token=preceding, version=version)
         return answers.listed_messages(pages.ordered(page), rest)
 
     async def _page(
-        self, scope: Scope, request: ListMessagesRequest, read: requests.MessagesList, pages: MessagePages
+        self,
+        scope: Scope,
+        request: ListMessagesRequest,
+        read: requests.MessagesList,
+        pages: MessagePages,
+        rewound: Ranges | None = None,
     ) -> MessagesPage:
         bounds = pages.bounds
         if read.selection is not None:
             return await self._queries.find_messages(
-                scope, request.session_id, read.selection, limit=read.limit, **bounds
+                scope,
+                request.session_id,
+                read.selection,
+                limit=read.limit,
+                rewound=rewound,
+                include_rewound=read.include_rewound,
+                **bounds,
             )
         freshness = Freshness(max(request.min_version, pages.place), read.strong)
         return await self._sessions.list_messages(
-            scope, request.session_id, limit=read.limit, freshness=freshness, **bounds
+            scope,
+            request.session_id,
+            limit=read.limit,
+            rewound=rewound,
+            include_rewound=read.include_rewound,
+            freshness=freshness,
+            **bounds,
         )
 
     async def redact_message(self, request: RedactMessageRequest, call: Call) -> bytes:

@@ -106,7 +106,8 @@ def list_runs(request: ListRunsRequest) -> RunsList:
     limit = fields.page_size(found, request.page_size, RUNS_PAGE)
     fields.not_negative(found, "min_version", request.min_version)
     fields.consistency(found, request.consistency)
-    as_of.check(found, request)
+    if as_of.check(found, request) and request.include_rewound:
+        found.add("include_rewound", "excludes as_of_seq and as_of_time")
     found.check()
     return RunsList(statuses, limit)
 

@@ -63,23 +63,28 @@ class RunServicer:
         read = requests.list_runs(request)
         scope = call.admit(SESSIONS_READ)
         session_id = request.session_id
-        tokens = self._tokens.of(scope, call.method.path, session_id, *read.statuses, *as_of.bound_to(request))
+        more = (fields.INCLUDE_REWOUND,) if request.include_rewound else as_of.bound_to(request)
+        tokens = self._tokens.of(scope, call.method.path, session_id, *read.statuses, *more)
         # A token that this list has sealed holds the place of a run.
         before, sealed = as_of.opened(tokens.open(request.page_token))
         seq = await as_of.place(self._history, scope, request, sealed)
-        page = await self._page(scope, session_id, read, before, seq)
+        page = await self._page(scope, request, read, before, seq)
         answers.not_before(request.min_version, session_id, page.version)
         following = tokens.seal(as_of.sealed(page.next_place, seq)) if page.next_place is not None else ""
         return answers.listed_runs(page.runs, ListRunsResponse(next_page_token=following, version=seq or page.version))
 
     async def _page(
-        self, scope: Scope, session_id: str, read: requests.RunsList, before: int | None, seq: int
+        self, scope: Scope, request: ListRunsRequest, read: requests.RunsList, before: int | None, seq: int
     ) -> RunsPage:
+        session_id = request.session_id
         if seq:
             return await self._history.list_runs_at(
                 scope, session_id, seq, statuses=read.statuses, before=before, limit=read.limit
             )
-        return await self._work.list_runs(scope, session_id, statuses=read.statuses, before=before, limit=read.limit)
+        return await self._work.list_runs(
+            scope, session_id,
+            statuses=read.statuses, before=before, limit=read.limit, include_rewound=request.include_rewound,
+        )  # fmt: skip
 
     async def _written(self, command: Command) -> bytes:
         return answers.outcome(RunWritten, await self._writer.write(command)).run

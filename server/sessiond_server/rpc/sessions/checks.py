@@ -31,9 +31,7 @@ from sessiond.v1.session_service_pb2 import (
     CreateSessionTokenRequest,
     DeleteSessionRequest,
     EndSessionRequest,
-    ForkSessionRequest,
     GetSessionRequest,
-    ListForksRequest,
     ListSessionsRequest,
     ResumeSessionRequest,
     SessionAccess,
@@ -44,7 +42,6 @@ from sessiond.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from sessiond_server.domain import commands, ids, text, validation
-from sessiond_server.domain.forks.rows import ForkPlace
 from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.sessions.parts import content_of
 from sessiond_server.domain.times import microseconds
@@ -89,6 +86,7 @@ OUTPUT_ONLY: Final = (
     "last_event_id",
     "summary_seq",
     "forked_from",
+    "rewound",
 )
 """Fields of Session that clients cannot set; except on create, `status` is another."""
 
@@ -217,46 +215,6 @@ def _once(found: FieldViolations, path: str, seen: dict[str, int], session_id: s
     first = seen.setdefault(session_id, index)
     if first != index:
         found.add(path, f"is that of {items}[{first}]")
-
-
-def fork_session(
-    request: ForkSessionRequest, scope: commands.Scope, new_id: Callable[[], str] = ids.uuid7
-) -> tuple[str, commands.ForkSession]:
-    """(id of the fork, the action). Ids are made, and bound to users, as in create_session."""
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    fields.check_write(found, request)
-    if request.HasField("seq") and not 1 <= request.seq <= validation.MOST_INTEGER:
-        found.add("seq", f"must be 1 to {validation.MOST_INTEGER}")
-    if request.HasField("message_id"):
-        found.add("message_id", text.identifier(request.message_id))
-    fork_id = request.fork_session_id
-    if fork_id:
-        found.add("fork_session_id", text.identifier(fork_id))
-        own = ids.own_prefix(scope.user_id) if scope.user_id else ""
-        if not fork_id.startswith(own):
-            found.add("fork_session_id", f"must begin with {own} as the key is bound to a user")
-    update = None
-    if request.HasField("session") or request.update_mask.paths:
-        changes = UpdateSessionRequest(update_mask=request.update_mask)
-        if request.HasField("session"):
-            changes.session.CopyFrom(request.session)
-        update = updates.check(found, "", changes, full=True)
-    found.check()
-    if not fork_id:
-        made = request.request_id
-        fork_id = ids.derived(scope.tenant_id, scope.user_id, made) if made else new_id()
-    place = ForkPlace(request.seq, request.message_id)
-    return fork_id, commands.ForkSession(request.session_id, place, request.expected_version, update)
-
-
-def list_forks(request: ListForksRequest) -> int:
-    """The page size."""
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    limit = fields.page_size(found, request.page_size, SESSIONS_PAGE)
-    found.check()
-    return limit
 
 
 def get_session(request: GetSessionRequest) -> SessionRead:

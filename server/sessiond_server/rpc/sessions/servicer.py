@@ -29,6 +29,7 @@ from sessiond.v1.session_service_pb2 import (
     ListForksRequest,
     ListSessionsRequest,
     ResumeSessionRequest,
+    RewindSessionRequest,
     SessionResult,
     SuspendSessionRequest,
     TouchSessionRequest,
@@ -42,6 +43,7 @@ from sessiond_server.rpc.call import Call, Item
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.routing import named_by
 from sessiond_server.rpc.session_tokens import SessionTokens
+from sessiond_server.rpc.sessions import branches as branch_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.sessions import erasures as erasure_requests
 from sessiond_server.store.commits import Writer
@@ -87,12 +89,19 @@ class SessionServicer:
         return await self._written(call.command(scope, request, action.session.session_id, action))
 
     async def fork_session(self, request: ForkSessionRequest, call: Call) -> bytes:
-        session_id, action = requests.fork_session(request, call.scope)
+        session_id, action = branch_requests.fork_session(request, call.scope)
         scope = call.admit(SESSIONS_WRITE)
         return await self._written(call.command(scope, request, session_id, action))
 
+    async def rewind_session(self, request: RewindSessionRequest, call: Call) -> bytes:
+        action = branch_requests.rewind_session(request)
+        scope = call.admit(SESSIONS_WRITE)
+        fence = fields.fence_of(request)
+        command = call.command(scope, request, request.session_id, action, request.expected_version, fence)
+        return await self._written(command)
+
     async def list_forks(self, request: ListForksRequest, call: Call) -> bytes:
-        limit = requests.list_forks(request)
+        limit = branch_requests.list_forks(request)
         scope = call.admit(SESSIONS_READ)
         tokens = self._tokens.of(scope, call.method.path, request.session_id)
         # A token that this list has sealed holds a key of the store.

@@ -121,7 +121,8 @@ def list_tool_calls(request: ListToolCallsRequest) -> ToolCallsList:
     limit = fields.page_size(found, request.page_size, TOOL_CALLS_PAGE)
     fields.not_negative(found, "min_version", request.min_version)
     fields.consistency(found, request.consistency)
-    as_of.check(found, request)
+    if as_of.check(found, request) and request.include_rewound:
+        found.add("include_rewound", "excludes as_of_seq and as_of_time")
     found.check()
     return ToolCallsList(statuses, limit)
 

@@ -78,7 +78,8 @@ class ToolCallServicer:
         read = requests.list_tool_calls(request)
         scope = call.admit(SESSIONS_READ)
         session_id, run_id = request.session_id, request.run_id
-        tokens = self._tokens.of(scope, call.method.path, session_id, run_id, *read.statuses, *as_of.bound_to(request))
+        more = (fields.INCLUDE_REWOUND,) if request.include_rewound else as_of.bound_to(request)
+        tokens = self._tokens.of(scope, call.method.path, session_id, run_id, *read.statuses, *more)
         # A token that this list has sealed holds the seq of a tool call.
         before, sealed = as_of.opened(tokens.open(request.page_token))
         seq = await as_of.place(self._history, scope, request, sealed)
@@ -97,8 +98,9 @@ class ToolCallServicer:
                 scope, session_id, seq, statuses=read.statuses, run_id=run_id, before=before, limit=read.limit
             )
         return await self._work.list_tool_calls(
-            scope, session_id, statuses=read.statuses, run_id=run_id, before=before, limit=read.limit
-        )
+            scope, session_id, statuses=read.statuses, run_id=run_id,
+            before=before, limit=read.limit, include_rewound=request.include_rewound,
+        )  # fmt: skip
 
     async def list_pending_approvals(self, request: ListPendingApprovalsRequest, call: Call) -> bytes:
         limit = requests.list_pending_approvals(request)

@@ -17,7 +17,7 @@ def of_writes(writes: Writes, as_of: CacheTime) -> list[Change]:
     events: dict[Key, list[EventRow]] = {}
     for event in writes.events:
         events.setdefault(event.key, []).append(event)
-    rewritten = writes.rewritten()
+    rewritten = {*writes.rewritten(), *(row.key for row in writes.rewound)}
     return [_of_head(row, events[row.key], rewritten=row.key in rewritten, as_of=as_of) for row in writes.heads]
 
 
@@ -38,7 +38,8 @@ def _of_head(row: HeadRow, events: Sequence[EventRow], *, rewritten: bool, as_of
     if created is not None:
         # What was there before belongs to a deleted session.
         events = events[created:]
-    # An entry may hold a message that was redacted or deleted, so the new entry keeps no earlier message.
+    # An entry may hold a message that was redacted, deleted or rewound, or lack one that is visible again, so the new
+    # entry keeps no earlier message.
     copy = Copy(
         version=head.version,
         user_id=head.user_id,

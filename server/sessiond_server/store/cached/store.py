@@ -17,6 +17,7 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session
 from sessiond_server import failpoints
 from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
+from sessiond_server.domain.rewinds.ranges import Ranges
 from sessiond_server.domain.rows import Key, Writes
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.store.cached import changes as changes_of
@@ -50,7 +51,7 @@ _SessionRead = tuple[Scope, str, bool, bool]
 _WindowWish = tuple[Scope, str]
 """(scope, session_id)."""
 
-_PageRead = tuple[Scope, str, int, int, bool, int]
+_PageRead = tuple[Scope, str, int, int, bool, int, Ranges | None, bool]
 """The arguments of `SessionReads.list_messages`."""
 
 
@@ -191,10 +192,12 @@ class CachedSessions:
         before_seq: int,
         descending: bool,
         limit: int,
+        rewound: Ranges | None = None,
+        include_rewound: bool = False,
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
-        read = (scope, session_id, after_seq, before_seq, descending, limit)
-        if not freshness.strong:
+        read = (scope, session_id, after_seq, before_seq, descending, limit, rewound, include_rewound)
+        if not (freshness.strong or include_rewound) and rewound is None:
             key = (scope.tenant_id, session_id)
             if self._cache.ready and key not in self._dirty:
                 copy = await self._held(scope, key, after_seq, before_seq, descending, limit)
@@ -344,9 +347,16 @@ class CachedSessions:
         return [copy]
 
     async def _read_pages(self, reads: Sequence[_PageRead]) -> Sequence[MessagesPage | Exception]:
-        scope, session_id, after_seq, before_seq, descending, limit = reads[0]
+        scope, session_id, after_seq, before_seq, descending, limit, rewound, include_rewound = reads[0]
         page = await self._reads.list_messages(
-            scope, session_id, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit
+            scope,
+            session_id,
+            after_seq=after_seq,
+            before_seq=before_seq,
+            descending=descending,
+            limit=limit,
+            rewound=rewound,
+            include_rewound=include_rewound,
         )
         return [page]
 
@@ -364,7 +374,7 @@ def _snapshot(copy: Copy, content: bool) -> SessionSnapshot | None:
 
 def _page(copy: Copy, read: _PageRead) -> MessagesPage | None:
     """The page; None if the copy does not have all of it."""
-    _, _, after_seq, before_seq, descending, limit = read
+    _, _, after_seq, before_seq, descending, limit, _, _ = read
     return windows.page(copy, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit)
 
 

@@ -1,0 +1,1 @@
+"""Rewinds: sessions that are taken back to an earlier place of their log."""
