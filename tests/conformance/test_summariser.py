@@ -181,6 +181,7 @@ async def test_summary_is_made_anew_after_redactions_deletions_and_summaries_of_
             ("b", [caller.redact("b", "m1")], ["m0 m2 m3 m4"]),
             ("c", [caller.delete_messages("c", "m1")], ["m0 m2 m3 m4"]),
             ("d", [caller.command("d", by_hand)], ["by hand"]),
+            ("e", [caller.rewind("e", before="m4")], ["m0 m1 m2 m3"]),
         ):
             with rows.row(session_id):
 
@@ -197,6 +198,22 @@ async def test_summary_is_made_anew_after_redactions_deletions_and_summaries_of_
                 await backend.advance(2.0)
                 await site.work()
                 assert [one.text for one in await site.summaries(caller.scope, session_id)] == texts
+
+
+async def test_same_messages_are_summarised_again_after_a_rewind_before_their_summary(
+    backend: Backend, caller: Caller
+) -> None:
+    site = await begun(backend)
+    await accepted(site.store, caller.create("s"), caller.append_ids("s", "m0", "m1", "m2", "m3", "m4"))
+    await site.work()
+    (first,) = await site.summaries(caller.scope, "s")
+    await accepted(site.store, caller.rewind("s", "m4"))
+    assert await site.summaries(caller.scope, "s") == []
+    await accepted(site.store, caller.end("s"))
+    await site.work()
+    (again,) = await site.summaries(caller.scope, "s")
+    assert (again.through_seq, again.text) == (first.through_seq, first.text)
+    assert again.seq > first.seq
 
 
 async def test_ended_deleted_and_used_anew(backend: Backend, caller: Caller) -> None:

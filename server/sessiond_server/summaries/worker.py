@@ -59,6 +59,7 @@ _REMAKE: Final = frozenset(
         EventType.EVENT_TYPE_MESSAGE_REDACTED,
         EventType.EVENT_TYPE_MESSAGES_DELETED,
         EventType.EVENT_TYPE_SUMMARY_CREATED,
+        EventType.EVENT_TYPE_SESSION_REWOUND,
     )
 )
 """Events after which a summary that was made before is not written."""
@@ -290,7 +291,10 @@ class Worker:
         found = FieldViolations()
         validation.new_summary(found, "summary", summary)
         found.check()
+        # After a rewind to a place before a summary the same messages are summarised anew.
+        rewound = core.rewound[-1].last_seq if core.rewound else 0
         request_id = f"{INTERNAL_REQUEST_PREFIX}summary:{looked.previous.seq}:{through}"
+        request_id += f":{rewound}" if rewound else ""
         version = core.version
         for _ in range(WRITES):
             version = await self._unchanged(claim, version)
