@@ -41,6 +41,7 @@ HELD = "tests/conformance/test_postgres_documents.py"
 SELECTION = "tests/unit/test_selection.py"
 DELETION = "tests/conformance/test_deletion.py"
 REUSE = "tests/conformance/test_reused_ids.py"
+REWINDS = "tests/conformance/test_rewinds.py"
 BATCHES = "tests/rpc/test_batches.py"
 TOGETHER = "tests/unit/test_update_and_append.py"
 REQUESTS = "tests/unit/test_event_requests.py"
@@ -715,6 +716,55 @@ MUTANTS = {
         "gave_name = False",
         DELETION,
         "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-redact-False]",
+    ),
+    "rewind_hides_its_place": Mutant(
+        "domain/rewinds/ranges.py",
+        "return (*at_place, (place + 1, seq))",
+        "return (*at_place, (place, seq))",
+        REWINDS,
+        "test_rewind_shows_what_was_visible_at_its_place[memory]",
+    ),
+    "rewind_without_a_fence": Mutant(
+        "domain/rewinds/rules.py",
+        "if core.live_run_id and step.command.fence is None:",
+        "if False:",
+        REWINDS,
+        "test_nothing_that_is_hidden_is_live[memory]",
+    ),
+    "rewind_leaves_calls_open": Mutant(
+        "domain/runs/rules.py",
+        "if call.seq > place:",
+        "if False:",
+        REWINDS,
+        "test_nothing_that_is_hidden_is_live[memory]",
+    ),
+    "rewind_restores_the_config": Mutant(
+        "domain/rewinds/rules.py",
+        "for name in RESTORED:",
+        'for name in (*RESTORED, "config"):',
+        REWINDS,
+        "test_content_is_restored_but_for_the_config_or_kept[memory]",
+    ),
+    "hidden_messages_deleted_from_the_count": Mutant(
+        "domain/fold.py",
+        "sum(not ranges.hides(rewound, seq) for seq in seqs) if rewound else len(seqs)",
+        "len(seqs)",
+        REWINDS,
+        "test_deletions_know_what_is_hidden[memory]",
+    ),
+    "copy_kept_over_a_rewind": Mutant(
+        "store/cached/changes.py",
+        "{*writes.rewritten(), *(row.key for row in writes.rewound)}",
+        "{*writes.rewritten()}",
+        REWINDS,
+        "test_window_of_newest_messages_follows_a_rewind[cached memory]",
+    ),
+    "context_of_a_hidden_place_as_of_now": Mutant(
+        "rpc/context/history.py",
+        "0 if differs else now.version",
+        "now.version",
+        REWINDS,
+        "test_contexts_have_what_was_visible_then[memory]",
     ),
     "id_begins_anew": Mutant(
         "domain/batch.py",
