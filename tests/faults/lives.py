@@ -3,7 +3,8 @@ to its last. Some take the id of one that was just deleted, while its watcher st
 
 Some are created and changed in batches, beside a session that is refused. Their appends write two documents along, one
 of the session and one that all of them share; their states change by patches, alone and with messages; some of their
-messages are drafts first, whose writer may fail (drafts.py), and some are searched for, deleted, and not found."""
+messages are drafts first, whose writer may fail (drafts.py), some are searched for, deleted, and not found, and some
+are taken back, which may be undone."""
 
 import asyncio
 import random
@@ -125,6 +126,7 @@ class Lives:
             self._approval,
             self._summary,
             self._found,
+            self._taken_back,
         )
         state = {"life": f"{session_id}, {life.generation}", "padding": PADDING}
         reuse, in_batch = life.before is not None, chance.random() < 0.5
@@ -344,6 +346,64 @@ class Lives:
                     right = hits == ([(life.session_id, message_id)] if is_there else [])
                 life.reads += 1
                 life.misread += not right and not await self._is_lost(life)
+                break
+
+    async def _taken_back(self, life: Life, number: int) -> None:
+        """A message, with what it changed in the state, is taken back; that may be undone."""
+        place, message_id = life.acks[-1].seq, f"taken-{number}"
+        before, after = dict(life.state), {**life.state, "taken": str(number)}
+
+        async def append(request_id: str) -> AppendMessagesResponse:
+            return await self._client.append_messages(
+                life.session_id,
+                [sessiond.user("never mind", message_id=message_id)],
+                update={"state": {"taken": after["taken"]}},
+                struct_update="set_keys",
+                request_id=request_id,
+            )
+
+        said = await self._write(life, append)
+        if said is None:
+            return
+        life.state = after
+        undoes = self._chance.random() < 0.5
+        for to, state, hidden in ((place, before, True), (said.seq, after, False))[: 1 + undoes]:
+            ack = await self._write(life, lambda request_id, to=to: self._rewound(life, to, request_id))  # type: ignore[misc]
+            if ack is None:
+                return
+            life.state = state
+            await self._read(life)
+            await self._is_hidden(life, message_id, ack, hidden=hidden)
+
+    async def _rewound(self, life: Life, place: int, request_id: str) -> sessiond.Session:
+        try:
+            return await self._client.rewind_session(life.session_id, to=place, request_id=request_id)
+        except sessiond.InvalidFields:
+            # The session ends before what was acknowledged, which the ledger judges.
+            session = await self._client.get_session(life.session_id, consistency="strong")
+            life.lost = session.version < place
+            if not life.lost:
+                raise
+            return session
+
+    async def _is_hidden(self, life: Life, message_id: str, ack: Ack, *, hidden: bool) -> None:
+        while not life.lost:
+            try:
+                pages = [
+                    await self._client.list_messages(
+                        life.session_id, order_by="newest_first", min_version=ack.seq, include_rewound=both
+                    ).page()
+                    for both in (False, True)
+                ]
+            except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
+                await asyncio.sleep(0.05)
+            except (sessiond.NotFound, sessiond.VersionNotReached):
+                life.lost = True
+            else:
+                life.reads += 1
+                shown, everything = ({m.message_id: m.rewound for m in page.messages} for page in pages)
+                right = shown.get(message_id) == (None if hidden else False) and everything.get(message_id) == hidden
+                life.misread += not right
                 break
 
     async def _draft(self, life: Life, number: int) -> None:
