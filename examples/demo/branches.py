@@ -1,4 +1,5 @@
-"""A conversation that is forked at its third message; both branches go on. Then one of them moves out and in again."""
+"""A conversation that is forked at its third message. Both branches go on; one answer is made anew. Then one branch
+moves out and in again."""
 
 import asyncio
 import tempfile
@@ -27,6 +28,7 @@ MOUNTAINS = [
     sessiond.user("Then up we go! ⛰️"),
     sessiond.assistant("Take a warm jacket."),
 ]
+TAKEN_BACK = sessiond.assistant("Take a swimsuit.")
 MAX_TOKENS = 2000
 MAP = "Kamakura, platform 2\nThe beach is straight on.\n" * 20_000
 
@@ -42,7 +44,7 @@ class Branches:
     async def show(self) -> None:
         """Raises FailedError where a branch is not what was said in it, or does not come back equal."""
         screen = self._screen
-        screen.title("Branches", "forked at its third message by reference; both go on")
+        screen.title("Branches", "forked at its third message by reference; both go on, one answer is made anew")
         config = sessiond.SessionConfig(system_prompt="You plan days off.")
         parent = await self._patiently(
             lambda request_id: self._client.create_session(
@@ -57,7 +59,8 @@ class Branches:
             )
         )
         await self._append(parent.session_id, SEA[1:])
-        await self._append(fork.session_id, MOUNTAINS)
+        wrong = (await self._append(fork.session_id, [*MOUNTAINS[:2], TAKEN_BACK]))[2]
+        await self._regenerate(fork.session_id, wrong, MOUNTAINS[2:])
         await self._context(parent.session_id, "the parent", SEA)
         await self._context(fork.session_id, "the fork", MOUNTAINS)
         await self._patiently(lambda request_id: self._client.delete_session(parent.session_id, request_id=request_id))
@@ -65,6 +68,18 @@ class Branches:
         expect("the fork without its parent", texts(left), texts([*SAID, *MOUNTAINS]))
         screen.line(f"  {pad('parent deleted', 16)}the fork still has all of its {count(len(left), 'message')}")
         await self._move(fork.session_id)
+
+    async def _regenerate(self, session_id: str, message_id: str, answer: list[sessiond.Message]) -> None:
+        """Takes an answer back and gives another one."""
+        before = await self._patiently(
+            lambda request_id: self._client.regenerate(session_id, message_id, request_id=request_id)
+        )
+        expect("what is left", before.message_count, len(SAID) + len(MOUNTAINS) - 1)
+        await self._append(session_id, answer)
+        hidden = await self._patiently(lambda _: self._client.get_message(session_id, message_id, consistency="strong"))
+        expect("the answer that was taken back", hidden.rewound, True)
+        taken, given = (clip(printable(sessiond.text_of(one)), 30) for one in (hidden, answer[0]))
+        self._screen.line(f"  {pad('made anew', 16)}{taken} → {given}")
 
     async def _context(self, session_id: str, name: str, own: list[sessiond.Message]) -> None:
         """Shows what a model would get: the shared messages, and the branch's own ones."""

@@ -113,6 +113,7 @@ def test_the_whole_story(server: Server, tmp_path: Path) -> None:
     assert found == list(FOUND.items())
     branches = told.stdout.split("\nBranches")[1].split("\nA live tail")[0]
     assert re.search(r"^  the parent +6 messages, \d+ of 2,000 tokens: The sea: ", branches, re.MULTILINE)
+    assert "  made anew       Take a swimsuit. → Take a warm jacket." in branches
     assert re.search(r"^  the fork +6 messages, \d+ of 2,000 tokens: The mountains, ", branches, re.MULTILINE)
     assert "the fork still has all of its 6 messages" in branches
     assert "6 messages and an attachment of 0.9 MB: all equal, and still a fork, at seq 4" in branches
