@@ -1,5 +1,5 @@
 """Whatever a tenant has goes with it: every table has rows of it when it moves, and work that was half done is ended in
-its new home."""
+its new home. What is stored is encrypted, with a key of the tenant that moves too."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -26,6 +26,7 @@ from tests.support import rich_session
 from tests.support.caller import Caller, accepted, one, texts
 from tests.support.databases import Databases
 from tests.support.documents import ANN, put, written
+from tests.support.encryption import encryption
 from tests.support.exported import Moves, whole
 from tests.support.several_databases import Dsns, group
 from tests.support.store_backend import Backend
@@ -56,7 +57,7 @@ async def backend_of(dsn: str) -> AsyncIterator[tuple[Backend, PostgresBlobs]]:
     async def never(seconds: float) -> None:
         raise AssertionError("the clock of this database cannot be moved")
 
-    async with PostgresStore(dsn) as store, PostgresBlobs(dsn) as blobs:
+    async with PostgresStore(dsn, encryption=encryption()) as store, PostgresBlobs(dsn) as blobs:
         await store.ping()
         files, usage = store.attachments, store.usage
         beside: Any = {"documents": store.documents, "erasures": store.erasures, "forks": store.forks}

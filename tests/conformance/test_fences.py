@@ -188,6 +188,7 @@ async def test_rows_of_a_tenant_that_lives_here_are_not_removed(
 
 
 WHOLE = {
+    "encryption_state": "of the database: which changes of keys its servers have to see",
     "feed_order": "of the database: how far the places of its feeds are ahead of its transaction ids",
     "placement": "of the database: its id",
     "service_keys": "of the database: the key of a tenant that moves is in its row of tenant_homes",
