@@ -38,6 +38,7 @@ from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.domain.forks.rows import ForkPlace
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.runs.counters import RunCounters
+from sessiond_server.encryption.keyring import Encryption
 from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.optimistic import Mode
@@ -47,6 +48,7 @@ from sessiond_server.store.contract import Store
 from tests.support import past, routed_stores, run_actions
 from tests.support.caller import PADDED, PATCHING
 from tests.support.databases import Databases
+from tests.support.encryption import encryption
 from tests.support.model import DAY, LEASE, REMOVED, Answer, Model, client_time_of, labels_of
 from tests.support.model import Message as ModelMessage
 from tests.support.model import Session as ModelSession
@@ -757,9 +759,13 @@ async def memory() -> AsyncIterator[tuple[Store, Clock]]:
 
 
 @contextlib.asynccontextmanager
-async def postgres(dsn: str, optimistic: Mode) -> AsyncIterator[tuple[Store, Clock]]:
-    async with movable(dsn) as advance, PostgresStore(dsn, policy=PATCHING, optimistic=optimistic) as store:
-        yield store, advance
+async def postgres(
+    dsn: str, optimistic: Mode, encrypted: Encryption | None = None
+) -> AsyncIterator[tuple[Store, Clock]]:
+    async with contextlib.AsyncExitStack() as stack:
+        advance = await stack.enter_async_context(movable(dsn))
+        opened = PostgresStore(dsn, policy=PATCHING, optimistic=optimistic, encryption=encrypted)
+        yield await stack.enter_async_context(opened), advance
 
 
 @contextlib.asynccontextmanager
@@ -833,6 +839,11 @@ def compare(examples: int, *stores: AbstractAsyncContextManager[tuple[Store, Clo
 )
 def test_stores_behave_as_the_model(examples: int, optimistic: Mode, postgres_dsn: str) -> None:
     compare(examples, memory(), postgres(postgres_dsn, optimistic))
+
+
+@pytest.mark.long
+def test_an_encrypted_store_behaves_as_the_model(postgres_dsn: str) -> None:
+    compare(EXAMPLES, memory(), postgres(postgres_dsn, "on", encryption()))
 
 
 @pytest.mark.long

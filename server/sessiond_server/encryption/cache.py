@@ -13,7 +13,8 @@ class SealedCache:
     """Implements `store.cached.contract.Cache` on another one.
 
     It does not wait for keys: a copy of a tenant whose keys are not at hand is None, and a copy that cannot be sealed
-    is not put. A copy that is not sealed, or not of its place, is None too.
+    is not put. A copy that is not of its place is None too, and so is one in the clear, unless this server writes in
+    the clear itself.
     """
 
     def __init__(self, cache: Cache, keyring: Keyring) -> None:
@@ -35,7 +36,7 @@ class SealedCache:
         if keys is None or keys.refusal is not None:
             answer.set_result(None)
             return answer
-        asked = self._cache.get(key, content=content, newest=newest)
+        asked, clear = self._cache.get(key, content=content, newest=newest), not self._keyring.seals
 
         def opened(asked: "asyncio.Future[Copy | None]") -> None:
             if answer.done():
@@ -45,7 +46,7 @@ class SealedCache:
                 return
             copy = asked.result()
             try:
-                answer.set_result(None if copy is None else _opened(keys.by_id, key[1], copy))
+                answer.set_result(None if copy is None else _opened(keys.by_id, key[1], copy, clear=clear))
             except (NotAuthentic, KeyError):
                 answer.set_result(None)
 
@@ -97,20 +98,22 @@ def _sealed_copy(key: DataKey, log: str, copy: Copy) -> Copy:
     )
 
 
-def _opened(keys: dict[int, DataKey], log: str, copy: Copy) -> Copy:
-    """Raises NotAuthentic, KeyError."""
+def _opened(keys: dict[int, DataKey], log: str, copy: Copy, *, clear: bool) -> Copy:
+    """`clear`: values may be in the clear. Raises NotAuthentic, KeyError."""
     content, messages = copy.content, []
     for message in copy.messages:
         seq = seq_of(message)
-        messages.append(placed(seq, _open(keys, Kind.CACHED_MESSAGE, log, seq, message_of(message))))
+        messages.append(placed(seq, _open(keys, Kind.CACHED_MESSAGE, log, seq, message_of(message), clear)))
     return copy._replace(
-        core=_open(keys, Kind.CACHED_CORE, log, copy.version, copy.core),
-        content=_open(keys, Kind.CACHED_CONTENT, log, copy.content_version, content) if content else content,
+        core=_open(keys, Kind.CACHED_CORE, log, copy.version, copy.core, clear),
+        content=_open(keys, Kind.CACHED_CONTENT, log, copy.content_version, content, clear) if content else content,
         messages=messages,
     )
 
 
-def _open(keys: dict[int, DataKey], kind: Kind, log: str, item: int, data: bytes) -> bytes:
+def _open(keys: dict[int, DataKey], kind: Kind, log: str, item: int, data: bytes, clear: bool) -> bytes:
     if not is_sealed(data):
+        if clear:
+            return data
         raise NotAuthentic("a cached value is not encrypted")
     return keys[sealed_by(data)].opened(kind, log, item, data)
