@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Exhausted,
         ExportOutdated,
         ForkLimitReached,
+        HoldNotFound,
         IllegalToolCallTransition,
         IllegalTransition,
         ImportIncomplete,
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
         TransferStalled,
         Unauthenticated,
         Unavailable,
+        UnderLegalHold,
         UploadDeclaredOtherwise,
         UploadIncomplete,
         UploadNotFound,
@@ -127,10 +129,11 @@ if TYPE_CHECKING:
     from sessiond.v1.attachment_pb2 import Attachment, AttachmentType
     from sessiond.v1.context_service_pb2 import Context
     from sessiond.v1.document_pb2 import Document, DocumentChange, DocumentWrite
-    from sessiond.v1.erasure_pb2 import Erasure, ErasureState
+    from sessiond.v1.erasure_pb2 import Erasure, ErasureReport, ErasureState
     from sessiond.v1.event_pb2 import Event, EventType
     from sessiond.v1.event_service_pb2 import Bookmark, Delta, DeltaBatch, EventBatch, Snapshot
     from sessiond.v1.message_pb2 import Message, Part, Role
+    from sessiond.v1.retention_pb2 import LegalHold, RetentionPolicy
     from sessiond.v1.run_pb2 import Failure, Run, RunEndReason, RunFence, RunStatus
     from sessiond.v1.search_service_pb2 import MessageHit, SessionHit, Snippet
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
@@ -175,6 +178,7 @@ __all__ = [
     "Draining",
     "Erasure",
     "ErasureNotFound",
+    "ErasureReport",
     "ErasureState",
     "Event",
     "EventBatch",
@@ -185,6 +189,7 @@ __all__ = [
     "Feed",
     "FilePositions",
     "ForkLimitReached",
+    "HoldNotFound",
     "IllegalToolCallTransition",
     "IllegalTransition",
     "ImportIncomplete",
@@ -196,6 +201,7 @@ __all__ = [
     "InvalidPosition",
     "InvalidRequest",
     "Keepalive",
+    "LegalHold",
     "LiveRun",
     "MalformedRequest",
     "Message",
@@ -216,6 +222,7 @@ __all__ = [
     "Refused",
     "RequestIdReused",
     "RequestTooLarge",
+    "RetentionPolicy",
     "Retry",
     "RewindLimitReached",
     "Role",
@@ -278,6 +285,7 @@ __all__ = [
     "TransferStalled",
     "Unauthenticated",
     "Unavailable",
+    "UnderLegalHold",
     "UploadDeclaredOtherwise",
     "UploadIncomplete",
     "UploadNotFound",
@@ -353,7 +361,10 @@ _ELSEWHERE = {
     "document_name": "documents",
     "document_put": "documents",
     "document_value": "documents",
+    "LegalHold": "v1.retention_pb2",
+    "RetentionPolicy": "v1.retention_pb2",
     "Erasure": "v1.erasure_pb2",
+    "ErasureReport": "v1.erasure_pb2",
     "ErasureState": "v1.erasure_pb2",
     "Feed": "feed",
     "Watch": "watch",

@@ -25,6 +25,7 @@ SERVICES = tuple(
         "Search",
         "Usage",
         "Export",
+        "Retention",
     )
 )
 """The services whose unary calls grpc retries. Tail, Upload, Download, exports and imports retry their

@@ -3,8 +3,10 @@
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,13 +25,16 @@ from sessiond.message_calls import MessageCalls
 from sessiond.options import TLS, Keepalive, Reconnect, Retry
 from sessiond.pipes import PipeUse
 from sessiond.request_ids import new_request_id
+from sessiond.retention_calls import RetentionCalls
 from sessiond.run_calls import RunCalls
 from sessiond.search_calls import SearchCalls
 from sessiond.session_calls import SessionCalls
 from sessiond.structs import struct_of
 from sessiond.texts import naming_texts_of_methods
 from sessiond.tool_call_calls import ToolCallCalls
+from sessiond.transfer import Progress
 from sessiond.usage_calls import UsageCalls
+from sessiond.user_export import exported
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.message_pb2 import Message, Role
@@ -51,6 +56,7 @@ class Client(
     SearchCalls,
     UsageCalls,
     ExportCalls,
+    RetentionCalls,
 ):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
@@ -249,6 +255,21 @@ class Client(
         SessionEnded."""
         delta = Delta(message_id=message_id or new_request_id(), typing=True, name=name)
         await self.publish_delta(session_id, [delta], timeout=timeout)
+
+    async def export_user(
+        self, user_id: str, folder: "str | os.PathLike[str]", *, progress: Progress | None = None
+    ) -> int:
+        """Exports all that a user has to a folder, which is made if it is not there: each session to a file as by
+        `export_session`, the documents of the user and of these sessions to `documents.jsonl`, and last `user.json`,
+        which lists the sessions with their files and says by being there that the export is complete. Returns the
+        number of sessions.
+
+        After a failure the same call goes on: sessions that are exported already, and have not changed since, are not
+        exported again. Sessions that are created meanwhile may be missing. `progress` gets the sessions so far, and
+        about how many there will be. Raises what `export_session` raises, but for SessionNotFound; OSError of the
+        files.
+        """
+        return await exported(self, user_id, Path(folder), progress)
 
     async def close(self, grace: float | None = None) -> None:
         """Refuses new calls, cancels all watches at once, and cancels the calls in flight after `grace` seconds (None:

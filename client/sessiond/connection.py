@@ -27,6 +27,7 @@ from sessiond.v1.context_service_pb2_grpc import ContextServiceStub
 from sessiond.v1.document_service_pb2_grpc import DocumentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
 from sessiond.v1.message_service_pb2_grpc import MessageServiceStub
+from sessiond.v1.retention_service_pb2_grpc import RetentionServiceStub
 from sessiond.v1.run_service_pb2_grpc import RunServiceStub
 from sessiond.v1.search_service_pb2_grpc import SearchServiceStub
 from sessiond.v1.session_service_pb2_grpc import SessionServiceStub
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sessiond.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
     from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from sessiond.v1.message_service_pb2_grpc import MessageServiceAsyncStub
+    from sessiond.v1.retention_service_pb2_grpc import RetentionServiceAsyncStub
     from sessiond.v1.run_service_pb2_grpc import RunServiceAsyncStub
     from sessiond.v1.search_service_pb2_grpc import SearchServiceAsyncStub
     from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
@@ -178,6 +180,12 @@ class Connection:
         """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._usage
+
+    @property
+    def retention(self) -> "RetentionServiceAsyncStub":
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._retention
 
     @property
     def search(self) -> "SearchServiceAsyncStub":
@@ -324,6 +332,7 @@ class Connection:
             self._attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(channel))
             self._context = cast("ContextServiceAsyncStub", ContextServiceStub(channel))
             self._documents = cast("DocumentServiceAsyncStub", DocumentServiceStub(channel))
+            self._retention = cast("RetentionServiceAsyncStub", RetentionServiceStub(channel))
             self._search = cast("SearchServiceAsyncStub", SearchServiceStub(channel))
             self._usage = cast("UsageServiceAsyncStub", UsageServiceStub(channel))
         elif loop is not self._loop:

@@ -22,6 +22,7 @@ neither grpc nor protobuf.
     │   ├── UploadNotFound
     │   ├── DocumentNotFound
     │   ├── ErasureNotFound
+    │   ├── HoldNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
@@ -40,6 +41,7 @@ neither grpc nor protobuf.
     │   ├── ForkLimitReached
     │   ├── RewindLimitReached
     │   ├── MessageShared
+    │   ├── UnderLegalHold
     │   ├── ContextBudgetTooSmall
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
@@ -284,6 +286,14 @@ class ErasureNotFound(NotFound):
         return self.metadata.get("user_id", "")
 
 
+class HoldNotFound(NotFound):
+    """The tenant has no such legal hold."""
+
+    @property
+    def hold_id(self) -> str:
+        return self.metadata.get("hold_id", "")
+
+
 class AttachmentNotFound(NotFound):
     """The session has no such attachment."""
 
@@ -496,6 +506,20 @@ class RewindLimitReached(Refused):
     @property
     def limit(self) -> int:
         return self._number("limit")
+
+
+class UnderLegalHold(Refused):
+    """A legal hold forbids to remove this."""
+
+    @property
+    def session_id(self) -> str:
+        """The session that is held, or whose user is; empty where it is what a user has beside sessions."""
+        return self.metadata.get("session_id", "")
+
+    @property
+    def user_id(self) -> str:
+        """The user who is held; empty where `session_id` is not."""
+        return self.metadata.get("user_id", "")
 
 
 class MessageShared(Refused):
@@ -1022,6 +1046,8 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "RUN_QUEUE_FULL": RunQueueFull,
         "DOCUMENT_NOT_FOUND": DocumentNotFound,
         "ERASURE_NOT_FOUND": ErasureNotFound,
+        "HOLD_NOT_FOUND": HoldNotFound,
+        "LEGAL_HOLD": UnderLegalHold,
         "DOCUMENT_VERSION_MISMATCH": DocumentVersionMismatch,
         "DOCUMENT_READ_ONLY": DocumentReadOnly,
         "DOCUMENT_LOCKED": DocumentLocked,

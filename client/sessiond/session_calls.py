@@ -53,6 +53,8 @@ from sessiond.v1.session_service_pb2 import (
     GetErasureRequest,
     GetSessionMetricsRequest,
     GetSessionRequest,
+    ListErasuresRequest,
+    ListErasuresResponse,
     ListForksRequest,
     ListForksResponse,
     ListSessionsRequest,
@@ -476,6 +478,21 @@ class SessionCalls:
         ErasureNotFound."""
         request = GetErasureRequest(user_id=user_id)
         return await self._connection.call(self._connection.sessions.GetErasure, request, timeout)
+
+    def list_erasures(
+        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> Pages[ListErasuresResponse, Erasure]:
+        """Lists the last erasure of each user, ascending by user id, without reports. See `Pages`.
+
+        `page_size` 0 means 100; the maximum is 1 000. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken.
+        """
+
+        async def fetch(token: str) -> ListErasuresResponse:
+            request = ListErasuresRequest(page_size=page_size, page_token=token)
+            return await self._connection.call(self._connection.sessions.ListErasures, request, timeout)
+
+        return Pages(fetch, lambda page: page.erasures, page_token)
 
     async def batch_delete_sessions(
         self, session_ids: Iterable[str], *, request_id: str = "", timeout: float | None = None

@@ -65,12 +65,14 @@ from sessiond.v1.attachment_service_pb2 import ListAttachmentsResponse, UploadSt
 from sessiond.v1.context_service_pb2 import Context, ListSummariesResponse, RequestSummaryResponse
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentWrite
 from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
-from sessiond.v1.erasure_pb2 import Erasure
+from sessiond.v1.erasure_pb2 import Erasure, ErasureReport
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta, ListEventsResponse
 from sessiond.v1.export_service_pb2 import ImportSessionResponse
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse, DeleteMessagesResponse, ListMessagesResponse
+from sessiond.v1.retention_pb2 import LegalHold, RetentionPolicy
+from sessiond.v1.retention_service_pb2 import ListHoldsResponse
 from sessiond.v1.run_pb2 import Failure, Run, RunFence
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, ListRunsResponse
 from sessiond.v1.search_service_pb2 import MessageHit, SearchMessagesResponse, SearchSessionsResponse, SessionHit
@@ -78,6 +80,7 @@ from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond.v1.session_service_pb2 import (
     BatchDeleteSessionsResponse,
     BatchGetSessionsResponse,
+    ListErasuresResponse,
     ListForksResponse,
     ListSessionsResponse,
     SessionMetrics,
@@ -830,6 +833,19 @@ class SyncClient:
         SessionEnded."""
         wait(self._inner.typing(session_id, message_id=message_id, name=name, timeout=timeout))
 
+    def export_user(self, user_id: str, folder: str | os.PathLike[str], *, progress: Progress | None = None) -> int:
+        """Exports all that a user has to a folder, which is made if it is not there: each session to a file as by
+        `export_session`, the documents of the user and of these sessions to `documents.jsonl`, and last `user.json`,
+        which lists the sessions with their files and says by being there that the export is complete. Returns the
+        number of sessions.
+
+        After a failure the same call goes on: sessions that are exported already, and have not changed since, are not
+        exported again. Sessions that are created meanwhile may be missing. `progress` gets the sessions so far, and
+        about how many there will be. Raises what `export_session` raises, but for SessionNotFound; OSError of the
+        files.
+        """
+        return wait(self._inner.export_user(user_id, folder, progress=async_progress(progress)))
+
     def close(self, grace: float | None = None) -> None:
         """Refuses new calls, cancels all watches at once, and cancels the calls in flight after `grace` seconds (None:
         at once). Idempotent."""
@@ -1187,6 +1203,16 @@ class SyncClient:
         """Returns the last erasure of the user. `user_id` empty: the user that the key is bound to. Raises
         ErasureNotFound."""
         return wait(self._inner.get_erasure(user_id, timeout=timeout))
+
+    def list_erasures(
+        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> SyncPages[ListErasuresResponse, Erasure]:
+        """Lists the last erasure of each user, ascending by user id, without reports. See `Pages`.
+
+        `page_size` 0 means 100; the maximum is 1 000. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken.
+        """
+        return SyncPages(self._inner.list_erasures(page_size=page_size, page_token=page_token, timeout=timeout))
 
     def batch_delete_sessions(
         self, session_ids: Iterable[str], *, request_id: str = "", timeout: float | None = None
@@ -2540,3 +2566,69 @@ class SyncClient:
                 give_up_after=give_up_after,
             )
         )
+
+    def place_hold(
+        self,
+        *,
+        session_id: str = "",
+        user_id: str = "",
+        reason: str,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> LegalHold:
+        """Places a legal hold on a session or on a user, and returns it: until it is lifted, everything that would
+        remove something of them raises UnderLegalHold.
+
+        Exactly one of `session_id` and `user_id` is given. Needs a key with the scope `holds:write`. Raises
+        SessionNotFound.
+        """
+        return wait(
+            self._inner.place_hold(
+                session_id=session_id, user_id=user_id, reason=reason, request_id=request_id, timeout=timeout
+            )
+        )
+
+    def lift_hold(self, hold_id: str, *, reason: str = "", timeout: float | None = None) -> LegalHold:
+        """Lifts a legal hold, and returns it; one that is lifted stays as it is. Raises HoldNotFound."""
+        return wait(self._inner.lift_hold(hold_id, reason=reason, timeout=timeout))
+
+    def list_holds(
+        self,
+        *,
+        session_id: str = "",
+        user_id: str = "",
+        include_lifted: bool = False,
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> SyncPages[ListHoldsResponse, LegalHold]:
+        """Lists legal holds, newest first: of a session, of a user, or all.
+
+        `page_size` 0 means 100; the maximum is 1 000. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken.
+        """
+        return SyncPages(
+            self._inner.list_holds(
+                session_id=session_id,
+                user_id=user_id,
+                include_lifted=include_lifted,
+                page_size=page_size,
+                page_token=page_token,
+                timeout=timeout,
+            )
+        )
+
+    def set_retention_policy(
+        self, ended_retention: timedelta | None, *, timeout: float | None = None
+    ) -> RetentionPolicy:
+        """Sets for how long the tenant's ended sessions are kept; zero: for good; None: as the server's setting says.
+        Then the service deletes them. Needs a key with the scope `retention:write`."""
+        return wait(self._inner.set_retention_policy(ended_retention, timeout=timeout))
+
+    def get_retention_policy(self, *, timeout: float | None = None) -> RetentionPolicy:
+        """Returns for how long the tenant's ended sessions are kept, also where no policy was set."""
+        return wait(self._inner.get_retention_policy(timeout=timeout))
+
+    def verify_erasure_report(self, report: ErasureReport, *, timeout: float | None = None) -> bool:
+        """Whether the service made this report of an erasure (`Erasure.report`), and nobody has changed it since."""
+        return wait(self._inner.verify_erasure_report(report, timeout=timeout))

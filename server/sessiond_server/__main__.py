@@ -71,6 +71,8 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         from sessiond_server.cli import transfer
 
         service = transfer.Service(asked.server, asked.key_file, asked.ca_file)
+        if asked.command == "export" and asked.user:
+            return transfer.export_user(service, asked.user, asked.session, asked.output)
         if asked.command == "export":
             return transfer.export_session(service, asked.session, asked.output)
         from sessiond_server.cli import sources

@@ -7,7 +7,7 @@ A keys file is TOML. It holds SHA-256 digests of keys, never keys, so a reader o
     sha256 = "5e88..."
     tenant = "acme"
     user = "u-17"            # optional: the key sees only sessions of this user
-    scopes = ["sessions:read", "sessions:write"]    # and "database:ID", to name a database in `db_id`
+    scopes = ["sessions:read", "sessions:write"]    # and "database:ID", to name a database in `db_id`; "holds:write"
     expires = 2027-01-31T00:00:00Z    # optional: the key is refused from that time on
 """
 
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 SESSIONS_READ: Final = "sessions:read"
 SESSIONS_WRITE: Final = "sessions:write"
 SCOPES: Final = frozenset((SESSIONS_READ, SESSIONS_WRITE))
+"""What keys have unless others are asked for."""
+HOLDS_WRITE: Final = "holds:write"
+"""To place, lift and list legal holds. Not for keys that are bound to a user."""
+RETENTION_WRITE: Final = "retention:write"
+"""To set for how long the tenant keeps ended sessions. Not for keys that are bound to a user."""
+OFFICE_SCOPES: Final = frozenset((HOLDS_WRITE, RETENTION_WRITE))
+"""Scopes of those who answer for a whole tenant."""
 
 DATABASE: Final = "database:"
 """Before the id of a database, the scope to name that database in a call's metadata."""
@@ -109,7 +116,7 @@ class Principal:
         return hashlib.sha256(json.dumps([self.tenant_id, self.user_id]).encode()).digest()[:16]
 
 
-LOCAL_PRINCIPAL: Final = Principal(DEFAULT_TENANT, "", LOCAL, SCOPES | {ANY_DATABASE})
+LOCAL_PRINCIPAL: Final = Principal(DEFAULT_TENANT, "", LOCAL, SCOPES | OFFICE_SCOPES | {ANY_DATABASE})
 
 
 class KeysFileInvalid(Exception):
@@ -339,7 +346,9 @@ def _fault(entry: Mapping[str, object]) -> str | None:
         or not scopes
         or not all(isinstance(scope, str) and _is_scope(scope) for scope in scopes)
     ):
-        return f"scopes must be a list of {', '.join(sorted(SCOPES))}, {DATABASE}ID and {ANY_DATABASE}"
+        return f"scopes must be a list of {', '.join(sorted(SCOPES | OFFICE_SCOPES))}, {DATABASE}ID and {ANY_DATABASE}"
+    if "user" in entry and not OFFICE_SCOPES.isdisjoint(scopes):
+        return f"{', '.join(sorted(OFFICE_SCOPES))} are not for keys that are bound to a user"
     expires = entry.get("expires", datetime.now(UTC))
     if not isinstance(expires, datetime) or expires.tzinfo is None:
         return "expires must be a time with a time zone, such as 2027-01-31T00:00:00Z"
@@ -358,7 +367,7 @@ def is_database_id(text: str) -> bool:
 def _is_scope(text: str) -> bool:
     if text.startswith(DATABASE):
         return text == ANY_DATABASE or is_database_id(text.removeprefix(DATABASE))
-    return text in SCOPES
+    return text in SCOPES or text in OFFICE_SCOPES
 
 
 def _is_user(value: object) -> bool:

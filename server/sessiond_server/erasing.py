@@ -12,7 +12,7 @@ from typing import Final
 from sessiond_server import failpoints
 from sessiond_server.domain import ids
 from sessiond_server.domain.commands import ACTOR, INTERNAL_REQUEST_PREFIX, Command, DeleteSession, Scope
-from sessiond_server.errors import QueueFull, SessionNotFound, Unavailable
+from sessiond_server.errors import QueueFull, SessionNotFound, Unavailable, UnderLegalHold
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.erasures import ErasureClaim, ErasureStore
 
@@ -69,16 +69,16 @@ async def erase_one(erasures: ErasureStore, writer: Writer, new_id: Callable[[],
             return True
         sessions += deleted
         if done:
-            _log.info("erased a user: %d sessions deleted in this claim", sessions)
+            _log.info("went through what a user has: %d sessions deleted in this claim", sessions)
             return True
 
 
 async def _delete(writer: Writer, claim: ErasureClaim, session_id: str, new_id: Callable[[], str]) -> bool:
-    """Deletes the session; returns False if it was deleted meanwhile, or belongs to another user by now."""
+    """Deletes the session; returns False if it was deleted or held meanwhile, or belongs to another user by now."""
     scope = Scope(claim.tenant_id, claim.user_id)
     command = Command(scope, session_id, DeleteSession(), ACTOR, INTERNAL_REQUEST_PREFIX + new_id())
     try:
         await writer.write(command)
-    except SessionNotFound:
+    except (SessionNotFound, UnderLegalHold):
         return False
     return True

@@ -21,6 +21,7 @@
     │   ├── UploadNotFound
     │   ├── DocumentNotFound
     │   ├── ErasureNotFound
+    │   ├── HoldNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
@@ -39,6 +40,7 @@
     │   ├── ForkLimitReached
     │   ├── RewindLimitReached
     │   ├── MessageShared
+    │   ├── UnderLegalHold
     │   ├── ContextBudgetTooSmall
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
@@ -280,6 +282,13 @@ class DocumentNotFound(NotFound):
         super().__init__("document not found", _document(scope, scope_id, key))
 
 
+class HoldNotFound(NotFound):
+    """The tenant has no such legal hold."""
+
+    def __init__(self, hold_id: str) -> None:
+        super().__init__("legal hold not found", {"hold_id": hold_id})
+
+
 class ErasureNotFound(NotFound):
     def __init__(self, user_id: str) -> None:
         super().__init__("erasure not found", {"user_id": user_id})
@@ -385,6 +394,14 @@ class RewindLimitReached(Refused):
         super().__init__(
             f"a rewind may {done} {limit} {what}", {"session_id": session_id, "what": what, "limit": str(limit)}
         )
+
+
+class UnderLegalHold(Refused):
+    """A legal hold forbids to remove this."""
+
+    def __init__(self, session_id: str = "", user_id: str = "") -> None:
+        """Of a session, or what a user has beside sessions."""
+        super().__init__("under a legal hold", {"session_id": session_id} if session_id else {"user_id": user_id})
 
 
 class MessageShared(Refused):

@@ -31,8 +31,8 @@ begun."""
 INDEXING: Final = frozenset({"indexed"})
 """Places in the process that keeps the index of searches."""
 
-ERASING: Final = frozenset({"erasing"})
-"""Places in the process that carries out an erasure."""
+ERASING: Final = frozenset({"erasing", "retiring"})
+"""Places in the process that carries out an erasure, or removes what a tenant keeps no longer."""
 
 PLACES: Final = frozenset({"before_commit", "after_commit", "before_read", "before_deliver"}) | DROPPABLE
 """
@@ -45,6 +45,7 @@ before_read      the hub is about to read what has been committed
 before_deliver   a frame is about to be written to a watcher
 indexed          a part of a feed is in the index, the commit is not sent yet
 erasing          sessions of an erasure are deleted, and not counted yet
+retiring         an ended session is about to be removed
 move_shut        the new home refuses writes of the tenant, and nothing is replicated
 move_subscribed  the replication has begun
 move_fenced      the old home refuses writes, and the new one does not take them yet

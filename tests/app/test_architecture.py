@@ -96,6 +96,7 @@ ROOMS = {
     "summaries": ("domain", "search.text", "store"),
     "counting": ("errors", "measures", "store.usage"),
     "erasing": ("domain", "store"),
+    "retiring": ("domain", "store"),
     "sweeper": ("store",),
     "tasks": (),
     "store_watch": ("store",),

@@ -1,6 +1,7 @@
 """An erasure that a server begins and is killed over, with the server as a process."""
 
 import asyncio
+import json
 import signal
 
 import pytest
@@ -39,3 +40,5 @@ async def test_erasure_goes_on_after_a_server_was_killed_over_it(postgres_dsn: s
         assert await erasing.erase_one(store.erasures, DirectWriter(store))
         ended = await store.erasures.get_erasure(TENANT, "ann")
         assert (ended.state, await database.fetchval(left)) == (ErasureState.ERASURE_STATE_DONE, 0)
+        assert ended.session_count == json.loads(ended.report.json)["removed"]["sessions"] == SESSIONS
+        assert await database.fetchval("select count(*) from erasure_sessions") == 0

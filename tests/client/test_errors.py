@@ -116,6 +116,8 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.RunQueueFull("s", 64, 1.0), {"session_id": "s", "limit": 64, "retry_after": 1.0}),
     (server_errors.DocumentNotFound("DOCUMENT_SCOPE_USER", "u", "k"), {"key": "k"}),
     (server_errors.ErasureNotFound("u"), {"user_id": "u"}),
+    (server_errors.UnderLegalHold(user_id="u"), {"session_id": "", "user_id": "u"}),
+    (server_errors.HoldNotFound("h"), {"hold_id": "h"}),
     (
         server_errors.DocumentVersionMismatch("DOCUMENT_SCOPE_USER", "u", "k", 3, 2),
         {"key": "k", "current_version": 3},

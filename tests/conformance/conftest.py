@@ -142,7 +142,8 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 return now
 
             store = MemoryStore(clock=clock, **settings)
-            files, beside = store.attachments, (store.documents, store.erasures, store.forks, store.imports)
+            files = store.attachments
+            beside = (store.documents, store.erasures, store.retention, store.forks, store.imports)
             return Backend(store, store, store, files, files, *beside, store.usage, store.usage, advance)
 
         async def postgres(**settings: Any) -> Backend:
@@ -168,6 +169,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 other.attachments,
                 store.documents,
                 store.erasures,
+                store.retention,
                 store.forks,
                 store.imports,
                 store.usage,

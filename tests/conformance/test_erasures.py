@@ -1,7 +1,11 @@
 """Erasures of users over every store: how they begin, who may work on them, and what they remove."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -112,6 +116,59 @@ async def places(connection: asyncpg.Connection) -> set[str]:
     return found
 
 
+async def test_the_report_of_an_erasure_counts_what_it_removed(backend: Backend) -> None:
+    await fill(backend)
+    await backend.erasures.begin_erasure(EVERYONE, "ann", "r1")
+    assert not (await backend.erasures.get_erasure(EVERYONE, "ann")).HasField("report")
+    claim = await backend.erasures.claim_erasure(60)
+    assert claim is not None
+    assert set(await backend.erasures.sessions_to_erase(claim, 10)) == {"a", "c"}
+    # A server is killed behind the first deletion; another one goes on, and counts what that one had deleted.
+    await accepted(backend.store, Caller().delete("a"))
+    await backend.advance(61)
+    await erase(backend)
+    ended = await backend.erasures.get_erasure(EVERYONE, "ann")
+    assert (ended.state, ended.session_count) == (DONE, 2)
+    report = json.loads(ended.report.json)
+    digest = hashlib.sha256(b"a\nc\n").hexdigest()
+    # a: created, message, document, end; c: the first three.
+    removed = {"sessions": 2, "events": 7, "messages": 2, "attachments": 0, "attachment_bytes": 0, "document_rows": 5}
+    assert (report.pop("removed"), report.pop("session_ids_sha256")) == (removed, digest)
+    times = [datetime.fromisoformat(report.pop(name)) for name in ("begin_time", "end_time")]
+    assert times[0] <= times[1]
+    assert report == {
+        "format": "sessiond-erasure-report-1",
+        "tenant_id": "tenant",
+        "erasure_id": ended.erasure_id,
+        "user_id": "ann",
+    }
+    # The next one has a report of its own.
+    await backend.erasures.begin_erasure(EVERYONE, "ann", "r2")
+    assert not (await backend.erasures.get_erasure(EVERYONE, "ann")).HasField("report")
+    await erase(backend)
+    empty = json.loads((await backend.erasures.get_erasure(EVERYONE, "ann")).report.json)
+    assert empty["session_ids_sha256"] == hashlib.sha256().hexdigest()
+    assert set(empty["removed"].values()) == {0}
+
+
+async def test_erasures_are_listed_by_user(backend: Backend) -> None:
+    erasures = backend.erasures
+    for tenant, user in (("tenant", "ann"), ("tenant", "bob"), ("other", "cyd"), ("tenant", "dan")):
+        await erasures.begin_erasure(Scope(tenant), user, "")
+    await erase(backend)
+
+    async def listed(scope: Scope, after: str = "", limit: int = 9) -> tuple[list[str], str]:
+        page = await erasures.list_erasures(scope, after=after, limit=limit)
+        assert not any(each.HasField("report") for each in page.erasures)
+        return [each.user_id for each in page.erasures], page.next_user_id
+
+    assert await listed(EVERYONE) == (["ann", "bob", "dan"], "")
+    assert await listed(EVERYONE, limit=2) == (["ann", "bob"], "bob")
+    assert await listed(EVERYONE, after="bob", limit=2) == (["dan"], "")
+    assert await listed(Scope("tenant", "bob")) == (["bob"], "")
+    assert await listed(Scope("tenant", "eve")) == ([], "")
+
+
 async def test_an_erasure_that_is_under_way_is_the_answer_to_another_request(backend: Backend) -> None:
     erasures = backend.erasures
     first = await erasures.begin_erasure(EVERYONE, "ann", "r1")
@@ -149,8 +206,74 @@ async def test_another_server_goes_on_where_one_was_killed(backend: Backend, com
     await backend.advance(erasing.CLAIM_SECONDS + 1)
     await erase(backend)
     ended = await backend.erasures.get_erasure(EVERYONE, "ann")
-    assert (ended.state, ended.session_count) == (DONE, 2 - commands)
+    assert (ended.state, ended.session_count) == (DONE, 2)
     assert await backend.store.get_sessions(EVERYONE, ["a", "c"], content=False) == [None, None]
+
+
+class Mortal:
+    """Passes calls on to several things, and dies before or behind the one with this number, as killed servers do."""
+
+    def __init__(self, step: int, *, behind: bool) -> None:
+        self._left = step
+        self._behind = behind
+
+    def around(self, target: Any) -> Any:
+        outer = self
+
+        class Around:
+            def __getattr__(self, name: str) -> Any:
+                async def call(*arguments: Any, **named: Any) -> Any:
+                    outer._left -= 1
+                    if not outer._left and not outer._behind:
+                        raise StoreUnavailable
+                    result = await getattr(target, name)(*arguments, **named)
+                    if not outer._left:
+                        raise StoreUnavailable
+                    return result
+
+                return call
+
+        return Around()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+async def test_an_erasure_that_is_killed_at_any_step_removes_and_reports_the_same(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    monkeypatch.setattr(erasing, "SESSIONS", 1)
+    monkeypatch.setattr(erasing, "NAMED", 1)
+    erasures, direct, caller = backend.erasures, DirectWriter(backend.store), Caller()
+    step, survived = 0, False
+    while not survived:
+        step += 1
+        user = f"user-{step}"
+        names = [f"{user}-{name}" for name in "abc"]
+        for name in names:
+            await accepted(backend.store, caller.create(name, user_id=user), caller.append(name))
+            await written(backend.store, put((SESSION, name), "d"))
+        await accepted(backend.store, caller.delete(names[2]))
+        await written(backend.store, put((USER, user), "d"), f"r-{user}")
+        await erasures.begin_erasure(EVERYONE, user, "")
+        mortal = Mortal(step, behind=behind)
+        survived = True
+        try:
+            await erasing.erase_one(mortal.around(erasures), mortal.around(direct))
+        except StoreUnavailable:
+            survived = False
+            await backend.advance(erasing.CLAIM_SECONDS + 1)
+            while await erasing.erase_one(erasures, direct):
+                pass
+        ended = await erasures.get_erasure(EVERYONE, user)
+        report = json.loads(ended.report.json)
+        assert (ended.state, report["removed"]) == (
+            DONE,
+            {"sessions": 2, "events": 6, "messages": 2, "attachments": 0, "attachment_bytes": 0, "document_rows": 5},
+        ), step
+        digest = hashlib.sha256("".join(f"{name}\n" for name in names[:2]).encode()).hexdigest()
+        assert report["session_ids_sha256"] == digest
+        assert await backend.store.get_sessions(EVERYONE, names, content=False) == [None] * 3
+        assert not (await page(backend.documents, (USER, user))).documents
+    assert step > 10
 
 
 async def test_a_claim_that_another_one_has_followed_changes_nothing(backend: Backend) -> None:

@@ -41,7 +41,7 @@ def _backend(store: PostgresStore) -> Backend:
     async def advance(seconds: float) -> None:
         raise AssertionError
 
-    files, beside = store.attachments, (store.documents, store.erasures, store.forks, store.imports)
+    files, beside = store.attachments, (store.documents, store.erasures, store.retention, store.forks, store.imports)
     return Backend(store, store, store, files, files, *beside, store.usage, store.usage, advance)
 
 

@@ -98,13 +98,13 @@ async def test_writes_take_few_round_trips(
     append: int,
 ) -> None:
     """As many as statements: BEGIN, locks, look-ups, writes and COMMIT; one for an append of which the process knows
-    the session. A content of the larger size is patched, one of
-    the smaller size is read and stored whole. A pop also looks for the message, removes its content, locks the
-    indexing of its session out, and removes the message from the index of searches.
+    the session. A content of the larger size is patched, one of the smaller size is read and stored whole. A pop also
+    looks for legal holds and for the message, removes its content, locks the indexing of its session out, and removes
+    the message from the index of searches.
     """
     async with PostgresStore(emptied.dsn, optimistic=optimistic) as store:
         found = await _round_trips(store, monkeypatch, caller, size)
-    assert found == {**dict.fromkeys(found, 5), "append": append, "append of an id": append, "pop": 9}
+    assert found == {**dict.fromkeys(found, 5), "append": append, "append of an id": append, "pop": 10}
 
 
 async def _round_trips(

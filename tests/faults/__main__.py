@@ -21,6 +21,7 @@ from sessiond_server.embedded import EmbeddedServers
 from tests.faults import (
     door_cuts,
     event_stream,
+    forget_faults,
     hostile_callers,
     postgres_stops,
     redis_faults,
@@ -50,7 +51,7 @@ STREAMED = {
 PIPED = (*STREAMED, "server")
 """Kinds that can make their calls through pipes, and have several workers."""
 MIXED = tuple(field.name for field in fields(Mix))
-KINDS = (*STREAMED, "databases", "door", "hostile", "postgres", "redis", "server", "uploads", "work")
+KINDS = (*STREAMED, "databases", "door", "forget", "hostile", "postgres", "redis", "server", "uploads", "work")
 
 
 def main() -> int:
@@ -98,7 +99,7 @@ def _arguments() -> argparse.Namespace:
         "alone; uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls; hostile: "
         "clients that take what they can, beside good ones; databases: moves of tenants between three databases, with "
         "kills of all that takes part; door: connections of front ends that read by HTTP, and one of two servers (with "
-        "Node)",
+        "Node); forget: replicas and Postgres, under redactions, deletions, erasures, retention and legal holds",
     )  # fmt: skip
     parser.add_argument(
         "-n",
@@ -138,8 +139,8 @@ def _count(text: str) -> int:
 async def _run(
     arguments: argparse.Namespace, seed: int, folder: Path
 ) -> (
-    "server_kills.Report | door_cuts.Report | hostile_callers.Report | redis_faults.Report | tenant_moves.Report | "
-    "upload_kills.Report | work_faults.Report | Judgement"
+    "server_kills.Report | door_cuts.Report | forget_faults.Report | hostile_callers.Report | redis_faults.Report | "
+    "tenant_moves.Report | upload_kills.Report | work_faults.Report | Judgement"
 ):
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
     pipe: PipeUse = "on" if arguments.pipe else "off"
@@ -154,9 +155,10 @@ async def _run(
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
     if arguments.kind == "databases":
         return await tenant_moves.campaign(folder, log, **_size(arguments, seed))
-    if arguments.kind in ("door", "work"):
+    if arguments.kind in ("door", "forget", "work"):
         size = {name: value for name, value in _size(arguments, seed).items() if name != "rate"}
-        alone: Any = door_cuts.campaign if arguments.kind == "door" else work_faults.campaign
+        campaigns = {"door": door_cuts.campaign, "forget": forget_faults.campaign, "work": work_faults.campaign}
+        alone: Any = campaigns[arguments.kind]
         return await alone(folder / "data", log, **size)  # type: ignore[no-any-return]
     campaign: Any = upload_kills.campaign if arguments.kind == "uploads" else server_kills.campaign
     if arguments.kind == "uploads" and arguments.folder:

@@ -8,6 +8,7 @@ import pytest
 from tests.faults import (
     door_cuts,
     event_stream,
+    forget_faults,
     hostile_callers,
     postgres_stops,
     redis_faults,
@@ -49,6 +50,17 @@ async def test_nothing_acknowledged_is_lost_when_workers_are_killed(postgres_dsn
     report = await server_kills.campaign(
         postgres_dsn, tmp_path / "server.log", faults=3, seed=9, rate=200, progress=lambda text: None, workers=2
     )
+    assert report.sound, report.line()
+
+
+@pytest.mark.long
+async def test_nothing_forgotten_is_anywhere_when_servers_are_killed(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sessiond-faults-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # the account that root starts Postgres as must be able to enter
+        data = Path(folder, "data")
+        report = await forget_faults.campaign(
+            data, tmp_path / "server.log", faults=3, seed=5, progress=lambda text: None
+        )
     assert report.sound, report.line()
 
 

@@ -14,8 +14,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from sessiond.v1 import message_service_pb2 as m
+from sessiond.v1 import retention_service_pb2 as h
 from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1.erasure_pb2 import ErasureReport
 from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.retention_pb2 import RetentionPolicy
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import encoding as encoding
@@ -37,6 +40,13 @@ NAMELESS = (
     "BatchDeleteSessions",
     "EraseUser",
     "GetErasure",
+    "PlaceHold",
+    "LiftHold",
+    "ListHolds",
+    "ListErasures",
+    "VerifyErasureReport",
+    "SetRetentionPolicy",
+    "GetRetentionPolicy",
     "BatchCreateSessions",
     "BatchUpdateSessions",
     "WatchEvents",
@@ -52,6 +62,14 @@ NAMELESS = (
     "ImportSession",
 )
 NAMED_BY = {rpc: f"{WITHIN[rpc]}.session_id" if rpc in WITHIN else "session_id" for rpc in RPCS if rpc not in NAMELESS}
+
+
+def verifying(text: str) -> h.VerifyErasureReportRequest:
+    return h.VerifyErasureReportRequest(report=ErasureReport(json=text))
+
+
+def keeping(seconds: int) -> h.SetRetentionPolicyRequest:
+    return h.SetRetentionPolicyRequest(policy=RetentionPolicy(ended_retention=Duration(seconds=seconds)))
 
 
 def deleting(**range_: int) -> m.DeleteMessagesRequest:
@@ -225,6 +243,25 @@ BAD: list[tuple[str, ProtoMessage, str]] = [
     ("EraseUser", s.EraseUserRequest(user_id="a\0"), "user_id"),
     ("EraseUser", s.EraseUserRequest(user_id="x" * 256), "user_id"),
     ("EraseUser", s.EraseUserRequest(user_id="ann", request_id="a\0"), "request_id"),
+    ("PlaceHold", h.PlaceHoldRequest(reason="x"), "session_id"),
+    ("PlaceHold", h.PlaceHoldRequest(session_id="a\0", reason="x"), "session_id"),
+    ("PlaceHold", h.PlaceHoldRequest(user_id="x" * 256, reason="x"), "user_id"),
+    ("PlaceHold", h.PlaceHoldRequest(user_id="ann"), "reason"),
+    ("PlaceHold", h.PlaceHoldRequest(user_id="ann", reason="x" * 1025), "reason"),
+    ("PlaceHold", h.PlaceHoldRequest(user_id="ann", reason="a\nb"), "reason"),
+    ("PlaceHold", h.PlaceHoldRequest(user_id="ann", reason="x", request_id="a b"), "request_id"),
+    ("LiftHold", h.LiftHoldRequest(), "hold_id"),
+    ("LiftHold", h.LiftHoldRequest(hold_id="x", reason="\0"), "reason"),
+    ("ListHolds", h.ListHoldsRequest(session_id="s", user_id="u"), "user_id"),
+    ("ListHolds", h.ListHoldsRequest(page_size=-1), "page_size"),
+    ("SetRetentionPolicy", h.SetRetentionPolicyRequest(), "policy"),
+    ("ListErasures", s.ListErasuresRequest(page_size=-1), "page_size"),
+    ("VerifyErasureReport", verifying(""), "report.json"),
+    ("VerifyErasureReport", verifying("x" * 8193), "report.json"),
+    *(
+        ("SetRetentionPolicy", keeping(seconds), "policy.ended_retention")
+        for seconds in (-1, 3651 * 86_400, 2**62)
+    ),
     ("GetErasure", s.GetErasureRequest(), "user_id"),
     ("CreateSession", s.CreateSessionRequest(session=Session(ttl=Duration(seconds=9)), no_expiry=True), "no_expiry"),
     ("BatchCreateSessions", s.BatchCreateSessionsRequest(), "sessions"),

@@ -101,6 +101,7 @@ async def serving(*ids: str, opened: tuple[str, ...] | None = None, begun: bool 
                 store.forks,
                 store.erasures,
                 store.usage,
+                store.retention,
                 store.search,
                 None,
             )

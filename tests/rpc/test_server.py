@@ -48,6 +48,7 @@ NAMES = [
             "Search",
             "Usage",
             "Export",
+            "Retention",
             "Pipe",
         )
     ),
@@ -153,9 +154,8 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
 def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
     files = AttachmentAccess(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
-    reads = Reads(
-        store, store, store, store, store, store.documents, store.forks, store.erasures, store.usage, store.search, None
-    )
+    beside = (store.documents, store.forks, store.erasures, store.usage, store.retention, store.search, None)
+    reads = Reads(store, store, store, store, store, *beside)
     hub = EventHub(store, bus)
     imports = Imports(store.imports, store, store, blobs, Announcer(hub, bus), Policy())
     database = Database("default", reads, DirectWriter(store), hub, bus, files, imports)

@@ -26,4 +26,4 @@ def test_ci_runs_what_a_person_runs() -> None:
 
 def test_the_example_of_a_keys_file_is_one() -> None:
     keys = load_keys(ROOT / "deploy" / "keys.example.toml")
-    assert {principal.name for principal in keys.values()} == {"billing", "dashboard of u-17"}
+    assert {principal.name for principal in keys.values()} == {"billing", "records office", "dashboard of u-17"}

@@ -1,5 +1,7 @@
 """A valid request of each RPC, and the sessions that it needs."""
 
+from typing import cast
+
 from google.protobuf.duration_pb2 import Duration
 
 from sessiond.v1 import attachment_service_pb2 as a
@@ -8,12 +10,15 @@ from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import export_service_pb2 as ex
 from sessiond.v1 import message_service_pb2 as m
+from sessiond.v1 import retention_service_pb2 as h
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import search_service_pb2 as q
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1 import usage_service_pb2 as u
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
+from sessiond.v1.erasure_pb2 import ErasureReport
+from sessiond.v1.retention_pb2 import RetentionPolicy
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus
 from sessiond.v1.summary_pb2 import Summary
@@ -78,7 +83,11 @@ WRITES = {
     "CreateSummary": x.CreateSummaryRequest(session_id="active", summary=Summary(through_seq=2, text="Greetings.")),
     "RequestSummary": x.RequestSummaryRequest(session_id="active"),
     "ImportSession": beginning("imported"),
+    "PlaceHold": h.PlaceHoldRequest(session_id="active", reason="case 7"),
+    "LiftHold": h.LiftHoldRequest(hold_id="of stock", reason="closed"),
+    "SetRetentionPolicy": h.SetRetentionPolicyRequest(policy=RetentionPolicy(ended_retention=Duration(seconds=90))),
 }
+"""LiftHold names the hold that `stock` places: `stock` puts its id here, which the server makes."""
 
 
 UNSTORED = frozenset(["PublishDelta", "HeartbeatRun", "RequestSummary"])
@@ -89,8 +98,8 @@ STREAMED = frozenset(["UploadAttachment", "ImportSession"])
 """The request id of an upload is that of the first message of its stream; see test_uploads.py. An import has none."""
 
 
-BESIDE = frozenset(["EraseUser"])
-"""Writes to no session and by no command: see tests/conformance/test_erasures.py."""
+BESIDE = frozenset(["EraseUser", "PlaceHold", "LiftHold", "SetRetentionPolicy"])
+"""Writes to no session and by no command: see test_erasures.py and test_holds.py of tests/conformance."""
 
 
 COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED | STREAMED | BESIDE]
@@ -130,17 +139,28 @@ READS = {
     "GetContext": x.GetContextRequest(session_id="active", max_tokens=1000),
     "ListSummaries": x.ListSummariesRequest(session_id="busy"),
     "ExportSession": ex.ExportSessionRequest(session_id="active"),
+    "ListHolds": h.ListHoldsRequest(),
+    "GetRetentionPolicy": h.GetRetentionPolicyRequest(),
+    "ListErasures": s.ListErasuresRequest(),
+    "VerifyErasureReport": h.VerifyErasureReportRequest(report=ErasureReport(json="{}", signature=bytes(32))),
 }
 
 
 VALID = {**WRITES, **READS}
 
 
+OFFICE = {
+    **dict.fromkeys(("PlaceHold", "LiftHold", "ListHolds"), "holds:write"),
+    "SetRetentionPolicy": "retention:write",
+}
+"""RPCs that need a scope of their own."""
+
+
 async def stock(wire: Wire) -> None:
     """Sessions named by their status, `active` at version 2 with the message m1; `small` with the attachment a1; `busy`
     at version 6 with the live run r1 and the tool calls asked, plain and running.
-    The tenant has the document `settings`, and an erasure of the user `gone` is under way. The lease of r1 is an hour:
-    the server of a module may live longer than the default."""
+    The tenant has the document `settings`, an erasure of the user `gone` is under way, and the user `held` is under a
+    legal hold. The lease of r1 is an hour: the server of a module may live longer than the default."""
     await wire.create("created", active=False)
     await wire.create("active", summary="so far")
     message = said("hello", message_id="m1")
@@ -161,5 +181,7 @@ async def stock(wire: Wire) -> None:
         await wire.call("RequestToolCall", t.RequestToolCallRequest(session_id="busy", tool_call=asked, run=LIVE))
     await wire.call("StartToolCall", t.StartToolCallRequest(session_id="busy", tool_call_id="running"))
     await wire.call("EraseUser", s.EraseUserRequest(user_id="gone"))
+    hold = await wire.call("PlaceHold", h.PlaceHoldRequest(user_id="held", reason="case 1"))
+    cast("h.LiftHoldRequest", WRITES["LiftHold"]).hold_id = hold.hold_id
     document = Document(scope=TENANT_WIDE, key="settings", json="{}", labels={"kind": "x"})
     await wire.call("PutDocument", d.PutDocumentRequest(document=document))

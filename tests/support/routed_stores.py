@@ -16,12 +16,13 @@ from sessiond_server.store.commits import Applied
 from sessiond_server.store.erasures import ErasureClaim
 from sessiond_server.store.forks import Untold
 from sessiond_server.store.log_reads import LogHeads
+from sessiond_server.store.retention import Retained
 from tests.support.store_backend import Backend
 from tests.support.transactions import connected
 
 IDS: Final = ("main", "eu", "us")
 """The default database first."""
-_ABILITIES: Final = frozenset({"attachments", "documents", "erasures", "forks", "imports", "search"})
+_ABILITIES: Final = frozenset({"attachments", "documents", "erasures", "forks", "imports", "retention", "search"})
 _SUMS: Final = frozenset({"purge", "abandon_uploads", "release_blobs", "purge_imports"})
 """What every database does for itself, with how much it did."""
 
@@ -29,7 +30,7 @@ _SUMS: Final = frozenset({"purge", "abandon_uploads", "release_blobs", "purge_im
 def tenant_of(argument: object) -> str:
     """Whose data a call is about, by its first argument."""
     match argument:
-        case Scope() | Piece() | ErasureClaim():
+        case Scope() | Piece() | ErasureClaim() | Retained():
             return argument.tenant_id
         case Command():
             return argument.scope.tenant_id
@@ -117,6 +118,10 @@ class Routed:
             if claim is not None:
                 return claim
         return None
+
+    async def retained_tenants(self, default_us: int, *, after: str, limit: int) -> Sequence[Retained]:
+        parts = [await each.retained_tenants(default_us, after=after, limit=limit) for each in self._parts.values()]
+        return sorted((kept for part in parts for kept in part), key=lambda kept: kept.tenant_id)[:limit]
 
     async def dropped_pieces(self, limit: int) -> Sequence[Piece]:
         return [piece for part in self._parts.values() for piece in await part.dropped_pieces(limit)]
@@ -214,6 +219,7 @@ def backend_of(store: Routed, other: Routed, advance: Callable[[float], Awaitabl
         other.attachments,
         store.documents,
         store.erasures,
+        store.retention,
         store.forks,
         store.imports,
         store.usage,

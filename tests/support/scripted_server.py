@@ -23,6 +23,7 @@ from sessiond.v1 import (
     event_service_pb2,
     export_service_pb2,
     message_service_pb2,
+    retention_service_pb2,
     run_service_pb2,
     search_service_pb2,
     session_service_pb2,
@@ -48,6 +49,7 @@ METHODS: dict[str, MethodDescriptor] = {
         usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"],
         document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"],
         export_service_pb2.DESCRIPTOR.services_by_name["ExportService"],
+        retention_service_pb2.DESCRIPTOR.services_by_name["RetentionService"],
     )
     for method in service.methods
 }

@@ -13,8 +13,6 @@ from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import batch, encoding, fold, replay
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import (
-    OPEN_CALLS,
-    OPEN_RUNS,
     AppendedMessage,
     EventRow,
     FoundMessages,
@@ -32,6 +30,7 @@ from sessiond_server.domain.rows import (
     ToolCallRow,
     Writes,
 )
+from sessiond_server.domain.runs.work import OPEN_CALLS, OPEN_RUNS
 from sessiond_server.domain.sessions.content import whole
 
 SECOND = 1_000_000

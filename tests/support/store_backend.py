@@ -9,6 +9,7 @@ from sessiond_server.store.documents import DocumentReads
 from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.imports import ImportStore
+from sessiond_server.store.retention import RetentionStore
 from sessiond_server.store.usage import UsageCounting, UsageReads
 from sessiond_server.store.work import WorkStore
 from tests.support.caller import Caller
@@ -31,6 +32,8 @@ class Backend:
     """Its documents, which no cache has."""
     erasures: ErasureStore
     """Its erasures, which no cache has."""
+    retention: RetentionStore
+    """Its legal holds, which no cache has."""
     forks: ForkStore
     """Its forks, which no cache has."""
     imports: ImportStore

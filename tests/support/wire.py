@@ -24,7 +24,15 @@ from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.message_service_pb2 import AppendMessagesRequest
 from sessiond.v1.session_pb2 import Session, SessionStatus
 from sessiond.v1.session_service_pb2 import CreateSessionRequest
-from sessiond_server.auth import SCOPES, SESSIONS_READ, SESSIONS_WRITE, Authenticator, Principal, digest_of
+from sessiond_server.auth import (
+    OFFICE_SCOPES,
+    SCOPES,
+    SESSIONS_READ,
+    SESSIONS_WRITE,
+    Authenticator,
+    Principal,
+    digest_of,
+)
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
@@ -68,7 +76,7 @@ READER = "reader-key"
 WRITER = "writer-key"
 
 PRINCIPALS = {
-    TENANT: Principal("acme", "", "tenant", SCOPES),
+    TENANT: Principal("acme", "", "tenant", SCOPES | OFFICE_SCOPES),
     OTHER_TENANT: Principal("globex", "", "other", SCOPES),
     ALICE: Principal("acme", "alice", "alice", SCOPES),
     BOB: Principal("acme", "bob", "bob", SCOPES),
@@ -350,9 +358,11 @@ async def serving(
         documents = documents or (store if isinstance(store, MemoryStore) else MemoryStore()).documents
         search = getattr(store, "search", None) if searches else None
         erasures = getattr(store, "erasures", None) or MemoryStore().erasures
+        retention = getattr(store, "retention", None) or MemoryStore().retention
         summaries = getattr(store, "summary_queue", None) if summarises else None
         usage = getattr(store, "usage", None) or MemoryStore().usage
-        reads = Reads(store, store, store, store, work, documents, forks, erasures, usage, search, summaries)
+        beside = (documents, forks, erasures, usage, retention, search, summaries)
+        reads = Reads(store, store, store, store, work, *beside)
         staged = imports or (store if isinstance(store, MemoryStore) else MemoryStore()).imports
         importing = Imports(staged, store, store, blobs, Announcer(hub, bus), Policy())
         database = Database("default", reads, direct, hub, bus, files, importing)

@@ -7,6 +7,7 @@ import pytest
 from sessiond_server import auth
 from sessiond_server.auth import (
     ANY_DATABASE,
+    OFFICE_SCOPES,
     SCOPES,
     Authenticator,
     Grant,
@@ -91,6 +92,7 @@ def test_a_key_that_no_file_may_hold_is_not_made(name: str, tenant: str, user: s
         (ENTRY + ENTRY, "entry 2 of keys: has the same key as billing"),
         (ENTRY + 'user = "sd_secret\n', "at line 6"),
         ("keys = [1]", "entry 1 of keys: must be a table"),
+        (ENTRY.replace("sessions:read", "holds:write") + 'user = "u"\n', "not for keys that are bound to a user"),
         ("", "must hold [[keys]] entries"),
         ("keys = 1", "must hold [[keys]] entries"),
         (ENTRY + "[other]\n", "must hold [[keys]] entries"),
@@ -147,7 +149,8 @@ def test_with_keys_a_call_without_one_is_refused() -> None:
     "peer", ["ipv4:127.0.0.1:80", "ipv4:127.8.8.8:80", "ipv6:[::1]:80", "ipv6:%5B::1%5D:80", "unix:"]
 )
 def test_without_keys_loopback_is_local(peer: str) -> None:
-    assert Authenticator().authenticate([], lambda: peer) == Principal("default", "", "local", SCOPES | {ANY_DATABASE})
+    local = Principal("default", "", "local", SCOPES | OFFICE_SCOPES | {ANY_DATABASE})
+    assert Authenticator().authenticate([], lambda: peer) == local
 
 
 @pytest.mark.parametrize(

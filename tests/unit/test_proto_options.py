@@ -10,7 +10,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from sessiond_server.rpc.server import SERVICES
 from tests.support.wire import RPCS
 
-READS = ("Get", "BatchGet", "List", "Count", "Search", "Watch", "Download", "Export")
+READS = ("Get", "BatchGet", "List", "Count", "Search", "Watch", "Verify", "Download", "Export")
 
 
 def files() -> Iterator[FileDescriptor]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sessiond.v1 import context_service_pb2 as context
 from sessiond.v1 import document_service_pb2 as documents
 from sessiond.v1 import message_service_pb2 as messages
+from sessiond.v1 import retention_service_pb2 as retention
 from sessiond.v1 import run_service_pb2 as runs
 from sessiond.v1 import search_service_pb2 as searches
 from sessiond.v1 import session_service_pb2 as sessions
@@ -44,6 +45,7 @@ from sessiond_server.rpc import fields
 from sessiond_server.rpc.context import checks as context_requests
 from sessiond_server.rpc.documents import checks as document_requests
 from sessiond_server.rpc.messages import checks as message_requests
+from sessiond_server.rpc.retention import checks as retention_requests
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.search import checks as search_requests
 from sessiond_server.rpc.sessions import branches as branch_requests
@@ -109,6 +111,13 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "SearchMessages": search_requests.search_messages,
     "SearchSessions": search_requests.search_sessions,
     "GetUsage": lambda request: usage_requests.get_usage(request, TENANT),
+    "PlaceHold": retention_requests.place_hold,
+    "LiftHold": retention_requests.lift_hold,
+    "ListHolds": retention_requests.list_holds,
+    "VerifyErasureReport": retention_requests.verify_erasure_report,
+    "ListErasures": erasure_requests.list_erasures,
+    "SetRetentionPolicy": retention_requests.set_retention_policy,
+    "GetRetentionPolicy": retention_requests.get_retention_policy,
     "ListDocuments": lambda request: document_requests.list_documents(request, TENANT),
     "CreateSummary": context_requests.create_summary,
     "RequestSummary": context_requests.request_summary,
@@ -128,6 +137,7 @@ METHODS = {
         context.DESCRIPTOR.services_by_name["ContextService"],
         searches.DESCRIPTOR.services_by_name["SearchService"],
         usage.DESCRIPTOR.services_by_name["UsageService"],
+        retention.DESCRIPTOR.services_by_name["RetentionService"],
     )
     for method in service.methods
 }
@@ -145,6 +155,14 @@ def minimal(rpc: str) -> Any:
         request.session_id = "s"
     if rpc in ("EraseUser", "GetErasure"):
         request.user_id = "u"
+    if rpc == "PlaceHold":
+        request.reason = "r"
+    if rpc == "VerifyErasureReport":
+        request.report.json = "{}"
+    if rpc == "SetRetentionPolicy":
+        request.policy.SetInParent()
+    if rpc == "LiftHold":
+        request.hold_id = "h"
     if "session_ids" in fields:
         request.session_ids.append("s")
     if "scope" in fields:
@@ -252,7 +270,8 @@ SHARED_CASES = [
     (rpc, field.name, value, good)
     for rpc, method in METHODS.items()
     for field in method.input_type.fields
-    if not (rpc.startswith("Search") and field.name == "session_id")  # test_search_requests.py
+    # test_search_requests.py; tests/rpc/test_bad_input.py
+    if not ((rpc.startswith("Search") or rpc == "ListHolds") and field.name == "session_id")
     for value, good in SHARED.get(field.name, [])
 ]
 
@@ -286,6 +305,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
     # test_work_requests.py
     own |= {"runs", "run", "run_id", "policy", "status", "statuses", "error", "usage", "model", "user_id"}
     own |= {"tool_call", "tool_call_id", "approver", "result", "approval_ttl"}
+    # tests/rpc/test_bad_input.py
+    own |= {"hold_id", "include_lifted", "report"}
     # test_summaries.py
     own |= {"summary", "keep_messages"}
     # test_context.py

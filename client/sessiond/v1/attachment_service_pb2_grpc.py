@@ -151,7 +151,7 @@ class AttachmentServiceServicer(object):
     def DeleteAttachment(self, request, context):
         """Deletes an attachment, or abandons an unfinished upload, which makes no event. The bytes are removed soon
         afterwards, unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED,
-        RUN_FENCED.
+        RUN_FENCED, LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -91,7 +91,7 @@ class AttachmentServiceStub:
     ]
     """Deletes an attachment, or abandons an unfinished upload, which makes no event. The bytes are removed soon
     afterwards, unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED,
-    RUN_FENCED.
+    RUN_FENCED, LEGAL_HOLD.
     """
 
 class AttachmentServiceAsyncStub:
@@ -166,7 +166,7 @@ class AttachmentServiceAsyncStub:
     ]
     """Deletes an attachment, or abandons an unfinished upload, which makes no event. The bytes are removed soon
     afterwards, unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED,
-    RUN_FENCED.
+    RUN_FENCED, LEGAL_HOLD.
     """
 
 class AttachmentServiceServicer(metaclass=abc.ABCMeta):
@@ -253,7 +253,7 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse, collections.abc.Awaitable[sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse]]:
         """Deletes an attachment, or abandons an unfinished upload, which makes no event. The bytes are removed soon
         afterwards, unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED,
-        RUN_FENCED.
+        RUN_FENCED, LEGAL_HOLD.
         """
 
 def add_AttachmentServiceServicer_to_server(servicer: AttachmentServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -115,8 +115,8 @@ class DocumentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocument(self, request, context):
-        """Deletes a document. Errors: DOCUMENT_NOT_FOUND, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED; for a
-        document of a session SESSION_NOT_FOUND, SESSION_ENDED.
+        """Deletes a document. Errors: DOCUMENT_NOT_FOUND, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED,
+        LEGAL_HOLD; for a document of a session SESSION_NOT_FOUND, SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,8 +65,8 @@ class DocumentServiceStub:
         sessiond.v1.document_service_pb2.DeleteDocumentRequest,
         sessiond.v1.document_service_pb2.DeleteDocumentResponse,
     ]
-    """Deletes a document. Errors: DOCUMENT_NOT_FOUND, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED; for a
-    document of a session SESSION_NOT_FOUND, SESSION_ENDED.
+    """Deletes a document. Errors: DOCUMENT_NOT_FOUND, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED,
+    LEGAL_HOLD; for a document of a session SESSION_NOT_FOUND, SESSION_ENDED.
     """
 
 class DocumentServiceAsyncStub:
@@ -115,8 +115,8 @@ class DocumentServiceAsyncStub:
         sessiond.v1.document_service_pb2.DeleteDocumentRequest,
         sessiond.v1.document_service_pb2.DeleteDocumentResponse,
     ]
-    """Deletes a document. Errors: DOCUMENT_NOT_FOUND, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED; for a
-    document of a session SESSION_NOT_FOUND, SESSION_ENDED.
+    """Deletes a document. Errors: DOCUMENT_NOT_FOUND, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED,
+    LEGAL_HOLD; for a document of a session SESSION_NOT_FOUND, SESSION_ENDED.
     """
 
 class DocumentServiceServicer(metaclass=abc.ABCMeta):
@@ -175,8 +175,8 @@ class DocumentServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.document_service_pb2.DeleteDocumentRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.document_service_pb2.DeleteDocumentResponse, collections.abc.Awaitable[sessiond.v1.document_service_pb2.DeleteDocumentResponse]]:
-        """Deletes a document. Errors: DOCUMENT_NOT_FOUND, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED; for a
-        document of a session SESSION_NOT_FOUND, SESSION_ENDED.
+        """Deletes a document. Errors: DOCUMENT_NOT_FOUND, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED,
+        LEGAL_HOLD; for a document of a session SESSION_NOT_FOUND, SESSION_ENDED.
         """
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sessiond/v1/erasure.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x01\n\x07\x45rasure\x12\x12\n\nerasure_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.sessiond.v1.ErasureState\x12\x15\n\rsession_count\x18\x04 \x01(\x03\x12\x16\n\x0e\x64ocument_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*`\n\x0c\x45rasureState\x12\x1d\n\x19\x45RASURE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45RASURE_STATE_RUNNING\x10\x01\x12\x16\n\x12\x45RASURE_STATE_DONE\x10\x02\x42W\n\x0f\x64\x65v.sessiond.v1B\x0c\x45rasureProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sessiond/v1/erasure.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x02\n\x07\x45rasure\x12\x12\n\nerasure_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.sessiond.v1.ErasureState\x12\x15\n\rsession_count\x18\x04 \x01(\x03\x12\x16\n\x0e\x64ocument_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04held\x18\x08 \x01(\x08\x12*\n\x06report\x18\t \x01(\x0b\x32\x1a.sessiond.v1.ErasureReport\"0\n\rErasureReport\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c*`\n\x0c\x45rasureState\x12\x1d\n\x19\x45RASURE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45RASURE_STATE_RUNNING\x10\x01\x12\x16\n\x12\x45RASURE_STATE_DONE\x10\x02\x42W\n\x0f\x64\x65v.sessiond.v1B\x0c\x45rasureProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sessiond.v1.erasure_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.sessiond.v1B\014ErasureProtoP\001Z&sessiond.dev/go/sessiond/v1;sessiondv1\252\002\013Sessiond.V1'
-  _globals['_ERASURESTATE']._serialized_start=308
-  _globals['_ERASURESTATE']._serialized_end=404
+  _globals['_ERASURESTATE']._serialized_start=416
+  _globals['_ERASURESTATE']._serialized_end=512
   _globals['_ERASURE']._serialized_start=76
-  _globals['_ERASURE']._serialized_end=306
+  _globals['_ERASURE']._serialized_end=364
+  _globals['_ERASUREREPORT']._serialized_start=366
+  _globals['_ERASUREREPORT']._serialized_end=414
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,8 @@ class Erasure(google.protobuf.message.Message):
     DOCUMENT_COUNT_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     END_TIME_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    REPORT_FIELD_NUMBER: builtins.int
     erasure_id: builtins.str
     """Made by the server; another one for each erasure."""
     user_id: builtins.str
@@ -64,10 +66,14 @@ class Erasure(google.protobuf.message.Message):
     state: global___ErasureState.ValueType
     """How far it has come."""
     session_count: builtins.int
-    """How many sessions it has deleted so far. What a server removed in the step in which it was killed may not be counted."""
+    """How many sessions it has deleted so far. What a server removed in the step in which it was killed is counted at the end."""
     document_count: builtins.int
     """How many rows of documents and of the requests that wrote them it has removed so far: those of the user, and what
     deletions of the user's sessions leave of theirs.
+    """
+    held: builtins.bool
+    """Whether it waits because of legal holds on the user or on sessions of the user. It goes on within a minute after the last
+    one is lifted.
     """
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -76,6 +82,10 @@ class Erasure(google.protobuf.message.Message):
     @property
     def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the last pass found nothing more; absent until then."""
+
+    @property
+    def report(self) -> global___ErasureReport:
+        """What was removed; absent until it has ended."""
 
     def __init__(
         self,
@@ -87,8 +97,38 @@ class Erasure(google.protobuf.message.Message):
         document_count: builtins.int = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        held: builtins.bool = ...,
+        report: global___ErasureReport | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "end_time", b"end_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "document_count", b"document_count", "end_time", b"end_time", "erasure_id", b"erasure_id", "session_count", b"session_count", "state", b"state", "user_id", b"user_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "end_time", b"end_time", "report", b"report"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "document_count", b"document_count", "end_time", b"end_time", "erasure_id", b"erasure_id", "held", b"held", "report", b"report", "session_count", b"session_count", "state", b"state", "user_id", b"user_id"]) -> None: ...
 
 global___Erasure = Erasure
+
+@typing.final
+class ErasureReport(google.protobuf.message.Message):
+    """What an erasure removed, signed. It shows that a server of this service's database made it, word for word, to the service
+    itself only: the key is a secret of the database (RetentionService.VerifyErasureReport). docs/forgetting.md has an example, and
+    what it proves.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JSON_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
+    json: builtins.str
+    """A JSON object: `format`, `tenant_id`, `erasure_id`, `user_id`, `begin_time` and `end_time` (RFC 3339); `removed`, the numbers
+    of `sessions` with their `events`, `messages`, `attachments` and `attachment_bytes`, and of `document_rows`; and
+    `session_ids_sha256`, the digest of the ids of the sessions in the order of their bytes, each followed by U+000A.
+    """
+    signature: builtins.bytes
+    """HMAC-SHA-256 of `json`. 32 bytes."""
+    def __init__(
+        self,
+        *,
+        json: builtins.str = ...,
+        signature: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["json", b"json", "signature", b"signature"]) -> None: ...
+
+global___ErasureReport = ErasureReport

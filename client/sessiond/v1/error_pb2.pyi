@@ -353,6 +353,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_ERASURE_NOT_FOUND: _ErrorReason.ValueType  # 180
     """NOT_FOUND. The user has never been erased. Metadata: `user_id`. Sample: "erasure not found"."""
+    ERROR_REASON_LEGAL_HOLD: _ErrorReason.ValueType  # 181
+    """FAILED_PRECONDITION. A legal hold forbids to remove this (RetentionService.PlaceHold). Metadata: `session_id`, or
+    `user_id` for documents of a user and erasures. Sample: "under a legal hold".
+    """
+    ERROR_REASON_HOLD_NOT_FOUND: _ErrorReason.ValueType  # 182
+    """NOT_FOUND. The tenant has no such legal hold. Metadata: `hold_id`. Sample: "legal hold not found"."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
@@ -692,6 +698,12 @@ before the place, in a log that was imported or written before the server knew f
 """
 ERROR_REASON_ERASURE_NOT_FOUND: ErrorReason.ValueType  # 180
 """NOT_FOUND. The user has never been erased. Metadata: `user_id`. Sample: "erasure not found"."""
+ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 181
+"""FAILED_PRECONDITION. A legal hold forbids to remove this (RetentionService.PlaceHold). Metadata: `session_id`, or
+`user_id` for documents of a user and erasures. Sample: "under a legal hold".
+"""
+ERROR_REASON_HOLD_NOT_FOUND: ErrorReason.ValueType  # 182
+"""NOT_FOUND. The tenant has no such legal hold. Metadata: `hold_id`. Sample: "legal hold not found"."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
 Sample: "internal error".

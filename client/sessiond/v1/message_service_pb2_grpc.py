@@ -97,7 +97,7 @@ class MessageServiceServicer(object):
         usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
         Redacting again changes nothing but time and reason. Where forks share the message (SessionService.ForkSession), it is
         redacted in every session that shows it, and each has its event, before the call is answered. Answers with what
-        remains. Errors: MESSAGE_NOT_FOUND, SESSION_ENDED.
+        remains. Errors: MESSAGE_NOT_FOUND, SESSION_ENDED, LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,8 +109,8 @@ class MessageServiceServicer(object):
         appended a message stays, with the message's id, role, run and usage. `Session.message_count` and `max_messages`
         count the messages that are left; `Session.usage` stays, since those tokens were spent. A session name that one of
         them gave is cleared. Deleting nothing, as from a session without messages, is an event too. Errors:
-        MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE, and MESSAGE_SHARED where the selection has, or in a
-        fork reaches, messages that other sessions may show.
+        MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, LEGAL_HOLD, DELETION_TOO_LARGE, and MESSAGE_SHARED where the selection
+        has, or in a fork reaches, messages that other sessions may show.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -13,6 +13,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.struct_pb2
 import google.protobuf.timestamp_pb2
+import sessiond.v1.erasure_pb2
 import sessiond.v1.error_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
@@ -1064,6 +1065,7 @@ class BatchDeleteSessionsResponse(google.protobuf.message.Message):
 
     DELETED_FIELD_NUMBER: builtins.int
     NOT_FOUND_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
     @property
     def deleted(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Those deleted, in the order of the request."""
@@ -1072,13 +1074,18 @@ class BatchDeleteSessionsResponse(google.protobuf.message.Message):
     def not_found(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Those not found, in the order of the request."""
 
+    @property
+    def held(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of sessions that a legal hold keeps (LEGAL_HOLD)."""
+
     def __init__(
         self,
         *,
         deleted: collections.abc.Iterable[builtins.str] | None = ...,
         not_found: collections.abc.Iterable[builtins.str] | None = ...,
+        held: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "not_found", b"not_found"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "held", b"held", "not_found", b"not_found"]) -> None: ...
 
 global___BatchDeleteSessionsResponse = BatchDeleteSessionsResponse
 
@@ -1123,6 +1130,52 @@ class GetErasureRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["user_id", b"user_id"]) -> None: ...
 
 global___GetErasureRequest = GetErasureRequest
+
+@typing.final
+class ListErasuresRequest(google.protobuf.message.Message):
+    """Request of ListErasures."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """1 to 1 000; 0: 100."""
+    page_token: builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+global___ListErasuresRequest = ListErasuresRequest
+
+@typing.final
+class ListErasuresResponse(google.protobuf.message.Message):
+    """Answer of ListErasures."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ERASURES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty: there are no more."""
+    @property
+    def erasures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.erasure_pb2.Erasure]:
+        """Ascending by user id, without their reports, which GetErasure has."""
+
+    def __init__(
+        self,
+        *,
+        erasures: collections.abc.Iterable[sessiond.v1.erasure_pb2.Erasure] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["erasures", b"erasures", "next_page_token", b"next_page_token"]) -> None: ...
+
+global___ListErasuresResponse = ListErasuresResponse
 
 @typing.final
 class NewSession(google.protobuf.message.Message):

@@ -123,6 +123,11 @@ class SessionServiceStub(object):
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.GetErasureRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_erasure__pb2.Erasure.FromString,
                 _registered_method=True)
+        self.ListErasures = channel.unary_unary(
+                '/sessiond.v1.SessionService/ListErasures',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.ListErasuresRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_session__service__pb2.ListErasuresResponse.FromString,
+                _registered_method=True)
         self.BatchCreateSessions = channel.unary_unary(
                 '/sessiond.v1.SessionService/BatchCreateSessions',
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchCreateSessionsRequest.SerializeToString,
@@ -266,14 +271,14 @@ class SessionServiceServicer(object):
     def DeleteSession(self, request, context):
         """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
         without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which only a
-        CreateSession with `reuse_deleted` can take until then, and the final event.
+        CreateSession with `reuse_deleted` can take until then, and the final event. Errors: LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchDeleteSessions(self, request, context):
-        """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
+        """Deletes many sessions, each on its own; those that are not found, or held, are named, not an error. When a retry is needed,
         the same `request_id` continues where the first attempt stopped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -285,7 +290,8 @@ class SessionServiceServicer(object):
         without a tombstone. Answers at once; servers do it in the background, and go on after a crash. GetErasure says how far
         it has come. Where one of this user is under way, it answers with that one. What exists when the last pass begins is
         removed; what is created later stays, so stop the user's writers first. What remains, and for how long:
-        docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD).
+        docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD). Sessions that a legal
+        hold keeps stay, and the erasure waits until it is lifted. Errors: LEGAL_HOLD where the user is held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,6 +299,14 @@ class SessionServiceServicer(object):
 
     def GetErasure(self, request, context):
         """Answers with the last erasure of a user. Errors: ERASURE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListErasures(self, request, context):
+        """Lists the tenant's erasures, the last one of each user, ascending by user id (code points). A key that is bound to a
+        user sees that user's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -476,6 +490,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.GetErasure,
                     request_deserializer=sessiond_dot_v1_dot_session__service__pb2.GetErasureRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_erasure__pb2.Erasure.SerializeToString,
+            ),
+            'ListErasures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListErasures,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.ListErasuresRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_session__service__pb2.ListErasuresResponse.SerializeToString,
             ),
             'BatchCreateSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchCreateSessions,
@@ -930,6 +949,33 @@ class SessionService(object):
             '/sessiond.v1.SessionService/GetErasure',
             sessiond_dot_v1_dot_session__service__pb2.GetErasureRequest.SerializeToString,
             sessiond_dot_v1_dot_erasure__pb2.Erasure.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListErasures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/ListErasures',
+            sessiond_dot_v1_dot_session__service__pb2.ListErasuresRequest.SerializeToString,
+            sessiond_dot_v1_dot_session__service__pb2.ListErasuresResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -124,14 +124,14 @@ class SessionServiceStub:
     ]
     """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
     without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which only a
-    CreateSession with `reuse_deleted` can take until then, and the final event.
+    CreateSession with `reuse_deleted` can take until then, and the final event. Errors: LEGAL_HOLD.
     """
 
     BatchDeleteSessions: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.BatchDeleteSessionsRequest,
         sessiond.v1.session_service_pb2.BatchDeleteSessionsResponse,
     ]
-    """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
+    """Deletes many sessions, each on its own; those that are not found, or held, are named, not an error. When a retry is needed,
     the same `request_id` continues where the first attempt stopped.
     """
 
@@ -143,7 +143,8 @@ class SessionServiceStub:
     without a tombstone. Answers at once; servers do it in the background, and go on after a crash. GetErasure says how far
     it has come. Where one of this user is under way, it answers with that one. What exists when the last pass begins is
     removed; what is created later stays, so stop the user's writers first. What remains, and for how long:
-    docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD).
+    docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD). Sessions that a legal
+    hold keeps stay, and the erasure waits until it is lifted. Errors: LEGAL_HOLD where the user is held.
     """
 
     GetErasure: grpc.UnaryUnaryMultiCallable[
@@ -151,6 +152,14 @@ class SessionServiceStub:
         sessiond.v1.erasure_pb2.Erasure,
     ]
     """Answers with the last erasure of a user. Errors: ERASURE_NOT_FOUND."""
+
+    ListErasures: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.ListErasuresRequest,
+        sessiond.v1.session_service_pb2.ListErasuresResponse,
+    ]
+    """Lists the tenant's erasures, the last one of each user, ascending by user id (code points). A key that is bound to a
+    user sees that user's.
+    """
 
     BatchCreateSessions: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.BatchCreateSessionsRequest,
@@ -356,14 +365,14 @@ class SessionServiceAsyncStub:
     ]
     """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
     without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which only a
-    CreateSession with `reuse_deleted` can take until then, and the final event.
+    CreateSession with `reuse_deleted` can take until then, and the final event. Errors: LEGAL_HOLD.
     """
 
     BatchDeleteSessions: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.BatchDeleteSessionsRequest,
         sessiond.v1.session_service_pb2.BatchDeleteSessionsResponse,
     ]
-    """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
+    """Deletes many sessions, each on its own; those that are not found, or held, are named, not an error. When a retry is needed,
     the same `request_id` continues where the first attempt stopped.
     """
 
@@ -375,7 +384,8 @@ class SessionServiceAsyncStub:
     without a tombstone. Answers at once; servers do it in the background, and go on after a crash. GetErasure says how far
     it has come. Where one of this user is under way, it answers with that one. What exists when the last pass begins is
     removed; what is created later stays, so stop the user's writers first. What remains, and for how long:
-    docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD).
+    docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD). Sessions that a legal
+    hold keeps stay, and the erasure waits until it is lifted. Errors: LEGAL_HOLD where the user is held.
     """
 
     GetErasure: grpc.aio.UnaryUnaryMultiCallable[
@@ -383,6 +393,14 @@ class SessionServiceAsyncStub:
         sessiond.v1.erasure_pb2.Erasure,
     ]
     """Answers with the last erasure of a user. Errors: ERASURE_NOT_FOUND."""
+
+    ListErasures: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.ListErasuresRequest,
+        sessiond.v1.session_service_pb2.ListErasuresResponse,
+    ]
+    """Lists the tenant's erasures, the last one of each user, ascending by user id (code points). A key that is bound to a
+    user sees that user's.
+    """
 
     BatchCreateSessions: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.BatchCreateSessionsRequest,
@@ -612,7 +630,7 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sessiond.v1.session_service_pb2.DeleteSessionResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.DeleteSessionResponse]]:
         """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
         without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which only a
-        CreateSession with `reuse_deleted` can take until then, and the final event.
+        CreateSession with `reuse_deleted` can take until then, and the final event. Errors: LEGAL_HOLD.
         """
 
     @abc.abstractmethod
@@ -621,7 +639,7 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.BatchDeleteSessionsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.BatchDeleteSessionsResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.BatchDeleteSessionsResponse]]:
-        """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
+        """Deletes many sessions, each on its own; those that are not found, or held, are named, not an error. When a retry is needed,
         the same `request_id` continues where the first attempt stopped.
         """
 
@@ -635,7 +653,8 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         without a tombstone. Answers at once; servers do it in the background, and go on after a crash. GetErasure says how far
         it has come. Where one of this user is under way, it answers with that one. What exists when the last pass begins is
         removed; what is created later stays, so stop the user's writers first. What remains, and for how long:
-        docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD).
+        docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD). Sessions that a legal
+        hold keeps stay, and the erasure waits until it is lifted. Errors: LEGAL_HOLD where the user is held.
         """
 
     @abc.abstractmethod
@@ -645,6 +664,16 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.erasure_pb2.Erasure, collections.abc.Awaitable[sessiond.v1.erasure_pb2.Erasure]]:
         """Answers with the last erasure of a user. Errors: ERASURE_NOT_FOUND."""
+
+    @abc.abstractmethod
+    def ListErasures(
+        self,
+        request: sessiond.v1.session_service_pb2.ListErasuresRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.session_service_pb2.ListErasuresResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.ListErasuresResponse]]:
+        """Lists the tenant's erasures, the last one of each user, ascending by user id (code points). A key that is bound to a
+        user sees that user's.
+        """
 
     @abc.abstractmethod
     def BatchCreateSessions(

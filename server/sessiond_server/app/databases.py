@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sessiond_server import counting, erasing, sweeper
+from sessiond_server import counting, erasing, retiring, sweeper
 from sessiond_server.app import summariser
 from sessiond_server.app.background import Background
 from sessiond_server.app.cache import identity
@@ -181,6 +181,8 @@ class Opening:
         )
         background(erasing.run(truth.erasures, parts.batcher, interval), "erasures")
         background(counting.run(truth.usage, ids.uuid7(), parts.counted), "usage")
+        kept_us = round(self.settings.ended_retention * 1_000_000)
+        background(retiring.run(truth.retention, parts.batcher, kept_us, interval, parts.retired), "retention")
         background(self.watches[parts.database_id].run(), "health")
         if self.summariser is not None:
             background(summariser.worker(parts, self.summariser, self.settings).run(), "summaries")

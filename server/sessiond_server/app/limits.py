@@ -77,6 +77,7 @@ def wire(
         loopback=loopback,
         tracer=tracer,
         longest_deadline=settings.longest_deadline,
+        ended_retention_us=round(settings.ended_retention * 1_000_000),
         log_successes=settings.access_log == "all",
         call_metrics=settings.metrics_listen is not None,
         reflection=settings.reflects,

@@ -36,6 +36,7 @@ def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str,
         cache=(lambda: totals.of_caches([cached.state() for cached in caches])) if caches else None,
         rounds=[
             [parts.swept for parts in databases],
+            [parts.retired for parts in databases],
             [parts.reaped for parts in databases],
             [parts.counted for parts in databases],
             *([[parts.indexing.rounds for parts in databases]] if searches else []),

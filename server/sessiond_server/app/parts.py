@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sessiond_server import counting, sweeper
+from sessiond_server import counting, retiring, sweeper
 from sessiond_server.app import limits
 from sessiond_server.app.blobs import opened_blobs
 from sessiond_server.app.bundled import bundled
@@ -79,6 +79,7 @@ class Parts:
     summarises: bool
     """Whether there is a summariser."""
     swept: Rounds = field(default_factory=sweeper.counted)
+    retired: Rounds = field(default_factory=retiring.counted)
     reaped: Rounds = field(default_factory=reaper.counted)
     counted: Rounds = field(default_factory=counting.counted)
     indexing: Indexing = field(default_factory=Indexing)
@@ -105,6 +106,7 @@ class Parts:
             documents=truth.documents,
             forks=truth.forks,
             erasures=truth.erasures,
+            retention=truth.retention,
             usage=truth.usage,
             search=search,
             summaries=summaries,

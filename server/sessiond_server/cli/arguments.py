@@ -84,7 +84,12 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
     new.add_argument("--name", required=True, help="name of its user, which the log of a session shows")
     new.add_argument("--tenant", default="default", help="tenant whose sessions it opens (default: default)")
     new.add_argument("--user", default="", help="restricts it to sessions of this user (default: all users)")
-    new.add_argument("--scope", action="append", default=[], help="what it allows; may be repeated (default: all)")
+    new.add_argument(
+        "--scope",
+        action="append",
+        default=[],
+        help="what it allows; may be repeated (default: sessions:read, sessions:write)",
+    )
     new.add_argument(
         "--expires",
         default="",
@@ -118,10 +123,13 @@ def _add_transfers(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "export",
         help="write a session to a file",
         description="Writes a session with all it has to standard output, or to a file. A cut export goes on.",
-        epilog="Example: sessiond export chat-1 > chat-1.jsonl",
+        epilog="Examples: sessiond export chat-1 > chat-1.jsonl; sessiond export --user ann --output ann",
     )
-    export.add_argument("session", metavar="SESSION", help="id of the session")
-    export.add_argument("--output", "-o", metavar="FILE", help="the file; it appears when it is complete")
+    export.add_argument("session", metavar="SESSION", nargs="?", default="", help="id of the session")
+    export.add_argument("--user", default="", help="instead: all sessions and documents of this user, to a folder")
+    export.add_argument(
+        "--output", "-o", metavar="FILE", help="the file, which appears when it is complete; with --user the folder"
+    )
     imported = commands.add_parser(
         "import",
         help="make sessions of exported files, or of another system's",

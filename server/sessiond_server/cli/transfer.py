@@ -74,7 +74,10 @@ class Progress:
 
 
 def export_session(service: Service, session_id: str, output: str | None) -> int:
-    """Exports to `output`, or to standard output, which gets nothing unless the export is complete."""
+    """Exports to `output`, or to standard output, which gets nothing unless the export is complete. Raises SettingError
+    without a session."""
+    if not session_id:
+        raise SettingError("which session? give its id, or --user")
     if output is not None:
         return asyncio.run(_told(service, session_id, lambda client: _export(client, session_id, Path(output))))
     with tempfile.TemporaryDirectory(prefix="sessiond-export-") as folder:
@@ -85,6 +88,13 @@ def export_session(service: Service, session_id: str, output: str | None) -> int
                 shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
     return code
+
+
+def export_user(service: Service, user_id: str, session_id: str, output: str | None) -> int:
+    """Exports all that a user has to the folder `output`. Raises SettingError unless there is one, and no session."""
+    if session_id or output is None:
+        raise SettingError("--user needs --output FOLDER, and no session")
+    return asyncio.run(_told(service, user_id, lambda client: _export_user(client, user_id, Path(output))))
 
 
 def import_files(service: Service, files: Sequence[str], session_id: str) -> int:
@@ -123,6 +133,15 @@ async def _export(client: sessiond.Client, session_id: str, path: Path) -> None:
     finally:
         progress.end()
     print(f"{session_id}: {lines} lines", file=sys.stderr)
+
+
+async def _export_user(client: sessiond.Client, user_id: str, folder: Path) -> None:
+    progress = Progress(user_id)
+    try:
+        sessions = await client.export_user(user_id, folder, progress=progress)
+    finally:
+        progress.end()
+    print(f"{user_id}: {sessions} sessions in {folder}", file=sys.stderr)
 
 
 async def _import(client: sessiond.Client, file: str, session_id: str) -> None:

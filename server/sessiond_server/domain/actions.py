@@ -36,6 +36,9 @@ class Action:
     """Whether the outcome of this action has the session's content, which is then loaded. None: never."""
     update: Callable[[c.Action], c.UpdateSession] | None = None
     """The update that the action makes of the session, which may need the content too. None: it makes none."""
+    removes: Callable[[c.Action], bool] | None = None
+    """Whether the action removes something that callers have stored, which legal holds forbid (holds.py). None:
+    never."""
     with_work: bool = False
     """Whether the action may end or start other runs than the one it names. If so, the session's open runs and tool
     calls are loaded, and an expired lease and overdue approvals are ended before the action is decided, as the sweeper
@@ -43,7 +46,7 @@ class Action:
 
 
 def always(_: c.Action) -> bool:
-    """For `Action.with_content`."""
+    """For `Action.with_content` and `Action.removes`."""
     return True
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import encoding, session_rows
+from sessiond_server.domain import encoding, holds, session_rows
 from sessiond_server.domain.actions import Action, ask_for_work
 from sessiond_server.domain.attachments import rules as attachment_rules
 from sessiond_server.domain.documents import rules as document_rules
@@ -75,11 +75,12 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
     sizes: dict[Key, Sizes | None] = {}
     """Of sessions whose content need not be read so far, after the updates so far. Upper bounds: a refused update
     counts too."""
-    created: set[Key] = set()
+    created: dict[Key, str] = {}
     for command in commands:
         key, action = command.key, ACTIONS[type(command.action)]
         if not command.session_id:
             document_rules.ask(asked, command)
+            holds.ask(asked, action, command, "")
             asked.document_requests.append((document_rules.owner(command), command.request_id))
             continue
         head = heads.get(key)
@@ -92,15 +93,17 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
                 action.ask(asked, command, head)
             if action.with_work:
                 ask_for_work(asked, key, head)
+            holds.ask(asked, action, command, head.user_id)
             if head.content_version and key not in contents and _reads_content(command, head, sizes, policy):
                 contents.add(key)
                 asked.contents.append((key, head.content_version))
         elif isinstance(command.action, c.CreateSession):
-            created.add(key)
+            created[key] = command.action.session.user_id
         elif isinstance(command.action, c.ForkSession):
             _ask_to_fork(asked, command, command.action, heads)
         elif key in created:
             document_rules.ask(asked, command)
+            holds.ask(asked, action, command, created[key])
         creates = isinstance(command.action, c.CreateSession) and (head is None or _reuses(command.action, head))
         creates = creates or (isinstance(command.action, c.ForkSession) and head is None)
         if creates and policy.max_live_sessions and key[0] not in asked.tenants:
@@ -184,12 +187,9 @@ class _Batch:
             return self._document_outcome(command)
         state, action = self._state(command.key), ACTIONS[type(command.action)]
         creation = command.action if isinstance(command.action, c.CreateSession | c.ForkSession) else None
-        if state is not None and command.scope.user_id in ("", state.user_id) and _is_named(command, state):
-            visible = True
-            if (first := self._first_outcome(command, state)) is not None:
-                return first
-        else:
-            visible = False
+        visible = state is not None and command.scope.user_id in ("", state.user_id) and _is_named(command, state)
+        if state is not None and visible and (first := self._first_outcome(command, state)) is not None:
+            return first
         if creation is not None and state is not None and not _reuses(creation, state):
             raise SessionAlreadyExists(command.session_id)
         if creation is not None and state is not None and state.forked:
@@ -204,6 +204,7 @@ class _Batch:
                 raise VersionMismatch(command.session_id, state.core.version, command.expected_version)
             if command.fence is not None:
                 run_rules.check_fence(state, command.fence, self.known.now_us)
+            holds.check(action, command, state.user_id, self.known)
 
         step = self._step(command, state)
         if isinstance(creation, c.ForkSession):
@@ -248,6 +249,7 @@ class _Batch:
             if fingerprint != command.fingerprint:
                 raise RequestIdReused(command.request_id)
             return outcome
+        holds.check(ACTIONS[type(command.action)], command, "", self.known)
         written = document_rules.write(self.documents, command)
         self.document_outcomes[request] = (command.fingerprint, written)
         row = DocumentRequestRow(*request, DocumentRequest(command.fingerprint, written.change))
@@ -362,9 +364,7 @@ class _Batch:
 
     def _was_alive(self, key: Key) -> bool:
         head = self.heads.get(key)
-        if head is None or head.deleted:
-            return False
-        return Session.FromString(head.core).status != lifecycle.ENDED
+        return head is not None and not head.deleted and Session.FromString(head.core).status != lifecycle.ENDED
 
     def _record(self, step: Step, outcome: c.Outcome) -> None:
         """Adds the events and the request record of an accepted command. A command without events has no record."""

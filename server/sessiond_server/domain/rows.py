@@ -15,7 +15,6 @@ not frozen, because frozen ones would cost a write several microseconds. Treat t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Final
 
 from sessiond_server.domain.attachments.rows import AttachmentRow, CompletedUpload, Content, Release, UploadRecord
 from sessiond_server.domain.documents.rows import (
@@ -29,6 +28,8 @@ from sessiond_server.domain.documents.rows import (
 from sessiond_server.domain.forks.rows import ForkAsk, ForkRow, ForkSource, RewindSource, RewoundRow, Shared, Spread
 
 Key = tuple[str, str]
+Held = tuple[str, str, str]
+"""(tenant_id, session_id, user_id): a session and its user, or "" and a user, for what the user has beside sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +109,6 @@ class FoundMessages:
     """Whether these are all that the selection found."""
 
 
-OPEN_RUNS: Final = (1, 2)
-"""RunStatus of runs that have not ended: QUEUED, RUNNING."""
-OPEN_CALLS: Final = (1, 2, 4)
-"""ToolCallStatus of calls that have not ended: PENDING, APPROVED, RUNNING."""
-
-
 @dataclass(slots=True)
 class OpenWork:
     """The runs and tool calls of a session that have not ended, and the counters of runs that have."""
@@ -186,6 +181,8 @@ class Needs:
     unsharing: list[str] = field(default_factory=list)
     """Tenants of which a fork, or a session with forks, is to be deleted. No ForkSource or Shared of the tenant may be
     in use by another batch until this one is written."""
+    holds: list[Held] = field(default_factory=list)
+    """-> whether a legal hold keeps it. No hold of the tenant may be placed until the batch is written."""
     tenants: list[str] = field(default_factory=list)
     """Tenants whose live sessions are to be counted. The count is exact: concurrent creations must wait."""
 
@@ -216,6 +213,9 @@ class Known:
     """By the key of the session that is forked."""
     rewinds: dict[Key, RewindSource] = field(default_factory=dict)
     shared: dict[Key, Shared] = field(default_factory=dict)
+    held: set[Held] = field(default_factory=set)
+    held_messages: set[tuple[Key, str]] = field(default_factory=set)
+    """Those of Needs.messages that a session which is held shows."""
     live_sessions: dict[str, int] = field(default_factory=dict)
     homes_version: int = 0
     """As Homes.version (store/homes.py)."""

@@ -17,6 +17,7 @@ from sessiond.v1 import (
     event_service_pb2,
     export_service_pb2,
     message_service_pb2,
+    retention_service_pb2,
     run_service_pb2,
     search_service_pb2,
     session_service_pb2,
@@ -102,6 +103,8 @@ RULES: Final = (
     Rule("GetUsage", "GET", "/v1/usage"),
     Rule("EraseUser", "POST", "/v1/users/{user_id}:erase", body=WHOLE),
     Rule("GetErasure", "GET", "/v1/users/{user_id}/erasure"),
+    Rule("ListErasures", "GET", "/v1/erasures"),
+    Rule("VerifyErasureReport", "POST", "/v1/erasures:verifyReport", body="report"),
     Rule("BatchDeleteSessions", "POST", "/v1/sessions:batchDelete", body=WHOLE),
     Rule("GetSession", "GET", _SESSION),
     Rule("UpdateSession", "PATCH", "/v1/sessions/{session.session_id}", body="session"),
@@ -159,6 +162,11 @@ RULES: Final = (
     Rule("BatchGetDocuments", "POST", "/v1/documents:batchGet", body=WHOLE),
     Rule("SearchMessages", "POST", "/v1/messages:search", body=WHOLE),
     Rule("SearchSessions", "POST", "/v1/sessions:search", body=WHOLE),
+    Rule("PlaceHold", "POST", "/v1/holds", body=WHOLE),
+    Rule("ListHolds", "GET", "/v1/holds"),
+    Rule("SetRetentionPolicy", "PUT", "/v1/retentionPolicy", body="policy"),
+    Rule("GetRetentionPolicy", "GET", "/v1/retentionPolicy"),
+    Rule("LiftHold", "POST", "/v1/holds/{hold_id}:lift", body=WHOLE),
 )
 
 SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
@@ -175,6 +183,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
         search_service_pb2,
         usage_service_pb2,
         export_service_pb2,
+        retention_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 )

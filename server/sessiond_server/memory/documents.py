@@ -37,6 +37,8 @@ class MemoryDocuments:
         self._rows: dict[DocumentKey, DocumentRow] = {}
         self._requests: dict[tuple[Owner, str], tuple[DocumentRequest, int]] = {}
         """(owner, request id) -> (record, time at which it was recorded)."""
+        self.is_held: Callable[[DocumentKey], bool] = lambda key: False
+        """Whether a legal hold keeps the document."""
 
     async def get_documents(self, scope: Scope, names: Sequence[Name]) -> Sequence[bytes | None]:
         found: list[bytes | None] = []
@@ -95,7 +97,7 @@ class MemoryDocuments:
         """Makes expired documents tombstones, and removes what is past its retention; at most `limit` of each."""
         now = self._clock()
         live = [row for row in self._rows.values() if row.delete_time_us is None]
-        expired = [row for row in live if not row.record.lives(now)][:limit]
+        expired = [row for row in live if not row.record.lives(now) and not self.is_held(row.key)][:limit]
         self._end(now, expired)
         oldest = now - self._tombstone_retention_us
         tombstones = [k for k, row in self._rows.items() if (row.delete_time_us or now) < oldest][:limit]

@@ -10,8 +10,6 @@ from sessiond_server.domain.commands import SessionSnapshot
 from sessiond_server.domain.forks.place import core_after
 from sessiond_server.domain.rewinds.ranges import NOTHING, Ranges, hides, seen
 from sessiond_server.domain.rows import (
-    OPEN_CALLS,
-    OPEN_RUNS,
     AppendedMessage,
     Deletion,
     EventRow,
@@ -25,6 +23,7 @@ from sessiond_server.domain.rows import (
     StoredToolCall,
     ToolCallRow,
 )
+from sessiond_server.domain.runs.work import OPEN_CALLS, OPEN_RUNS
 from sessiond_server.domain.sessions.content import is_patch, whole
 
 

@@ -54,6 +54,7 @@ from sessiond_server.memory.forks import MemoryForks
 from sessiond_server.memory.history import MemoryHistory
 from sessiond_server.memory.imports import MemoryImports
 from sessiond_server.memory.log import Logs
+from sessiond_server.memory.retention import MemoryRetention
 from sessiond_server.memory.search import MemorySearch
 from sessiond_server.memory.session import MemorySession
 from sessiond_server.memory.summaries import MemorySummaryQueue
@@ -104,7 +105,8 @@ class MemoryStore(MemoryHistory):
             self._tombstone_retention_us,
         )
         self.usage = MemoryUsage(self._logs, clock)
-        self.erasures = MemoryErasures(self._logs, self.documents, self.usage, clock, new_id)
+        self.retention = MemoryRetention(self._logs, self.documents, clock, new_id)
+        self.erasures = MemoryErasures(self._logs, self.documents, self.usage, self.retention, clock, new_id)
         self.forks = MemoryForks(lambda: self._logs, self.attachments, self._log)
         self.imports = MemoryImports(
             lambda key: key in self._logs,
@@ -153,6 +155,7 @@ class MemoryStore(MemoryHistory):
             if (seq := log.seq_of_message.get(message_id)) is not None:
                 event = log.events[seq]
                 known.messages[(key, message_id)] = AppendedMessage(seq, event.head, event.body)
+        self.retention.look_up(needs, known)
         for key, (count, most_bytes) in needs.newest.items():
             log = self._logs[key]
             visible = log.message_seqs_between(0, 0, None, descending=True)

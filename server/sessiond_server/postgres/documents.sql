@@ -143,7 +143,7 @@ update documents
 set delete_time = now(), expire_time = null, user_readable = false, labels = '{}', body = '', value = ''
 where ctid = any (array(
   select ctid from documents
-  where expire_time <= now() and not lives_elsewhere(tenant_id)
+  where expire_time <= now() and not lives_elsewhere(tenant_id) and not is_held_document(tenant_id, scope, scope_id)
   order by expire_time
   limit $1
   for update skip locked

@@ -5,13 +5,24 @@
 insert into erasures as e (tenant_id, user_id, erasure_id, request_id)
 values ($1, $2, $3, $4)
 on conflict (tenant_id, user_id) do update
-set erasure_id = excluded.erasure_id, request_id = excluded.request_id, create_time = now(), end_time = null,
+set erasure_id = excluded.erasure_id, request_id = excluded.request_id, create_time = now(), end_time = null, report = null,
   lease_expire_time = now(), session_count = 0, document_count = 0
 where e.end_time is not null and (excluded.request_id = '' or e.request_id <> excluded.request_id)
 
 -- name: get_erasure  index: erasures_pkey
-select erasure_id, session_count, document_count, create_time, end_time from erasures
+select erasure_id, session_count, document_count, create_time, end_time,
+  end_time is null and holds_erasure(tenant_id, user_id) as held, request_id, report
+from erasures
 where tenant_id = $1 and user_id = $2
+
+-- name: list_erasures  index: erasures_pkey
+-- As get_erasure, with the user, and without reports. $2: only that user's; empty: all.
+select user_id, erasure_id, session_count, document_count, create_time, end_time,
+  end_time is null and holds_erasure(tenant_id, user_id) as held, request_id, null as report
+from erasures
+where tenant_id = $1 and ($2 = '' or user_id = $2) and user_id > $3
+order by user_id
+limit $4
 
 -- name: claim_erasure  index: erasures_running
 update erasures e
@@ -26,11 +37,41 @@ from (
 where e.tenant_id = due.tenant_id and e.user_id = due.user_id
 returning e.tenant_id, e.user_id, e.claims
 
--- name: sessions_to_erase  index: sessions_by_user
-select session_id from sessions
-where tenant_id = $1 and user_id = $2 and user_id <> ''
-order by create_time, session_id
-limit $3
+-- name: sessions_to_erase  index: sessions_by_user session_heads_pkey
+select k.session_id, h.version, h.core
+from (
+  select s.session_id, s.create_time from sessions s
+  where s.tenant_id = $1 and s.user_id = $2 and s.user_id <> '' and not is_held(s.tenant_id, s.session_id, s.user_id)
+  order by s.create_time, s.session_id
+  limit $3
+) k
+cross join lateral (
+  select session_heads.version, session_heads.core from session_heads
+  where session_heads.tenant_id = $1 and session_heads.session_id = k.session_id
+  limit 1
+) h
+order by k.create_time, k.session_id
+
+-- name: note_sessions  index: erasure_sessions_pkey
+insert into erasure_sessions (tenant_id, user_id, session_id, events, messages, attachments, attachment_bytes)
+select $1, $2, * from unnest($3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+on conflict (tenant_id, user_id, session_id) do update
+set events = excluded.events, messages = excluded.messages, attachments = excluded.attachments,
+  attachment_bytes = excluded.attachment_bytes
+
+-- name: count_noted  index: erasure_sessions_pkey
+select count(*) as sessions, coalesce(sum(events), 0)::bigint as events, coalesce(sum(messages), 0)::bigint as messages,
+  coalesce(sum(attachments), 0)::bigint as attachments, coalesce(sum(attachment_bytes), 0)::bigint as attachment_bytes,
+  encode(sha256(convert_to(coalesce(string_agg(session_id || E'\n', '' order by session_id), ''), 'UTF8')), 'hex')
+    as session_ids_sha256
+from erasure_sessions
+where tenant_id = $1 and user_id = $2
+
+-- name: forget_noted  index: erasure_sessions_pkey
+delete from erasure_sessions where tenant_id = $1 and user_id = $2
+
+-- name: report_erasure  index: erasures_pkey
+update erasures set report = $3, session_count = $4::bigint where tenant_id = $1 and user_id = $2
 
 -- name: hold_erasure  index: erasures_pkey
 -- Locks the erasure while the claim $3 holds.
@@ -82,6 +123,6 @@ where tenant_id = $1 and user_id = $2
 -- name: advance_erasure  index: erasures_pkey
 update erasures
 set session_count = session_count + $4::bigint, lease_expire_time = now() + $5::double precision * interval '1 s',
-  end_time = case when $6::boolean then now() end
+  end_time = case when $6::boolean and not holds_erasure(tenant_id, user_id) then now() end
 where tenant_id = $1 and user_id = $2 and claims = $3 and end_time is null
-returning 1
+returning erasure_id, document_count, create_time, end_time

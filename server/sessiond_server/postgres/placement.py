@@ -12,14 +12,17 @@ from typing import Any, Final
 
 import asyncpg
 
+from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.causes import translating
-from sessiond_server.postgres.statements import PLACEMENT
+from sessiond_server.postgres.statements import ATTACHMENTS, PLACEMENT, SEARCH
 from sessiond_server.store.homes import Homes
 
 _log = logging.getLogger("sessiond.databases")
 
 READ = PLACEMENT["read"].text
 HOMES = PLACEMENT["homes"].text
+LOCK_HOMES = SEARCH["lock_homes"].text
+IS_ELSEWHERE = ATTACHMENTS["is_elsewhere"].text
 HOME = PLACEMENT["home"].text
 CLAIM = PLACEMENT["claim"].text
 LOCK = PLACEMENT["lock"].text
@@ -36,6 +39,13 @@ LOCK_PAUSE: Final = 0.25
 """Seconds between two attempts to get the lock."""
 
 Fetch = Callable[[str], Awaitable[Sequence[Any]]]
+
+
+async def at_home(connection: asyncpg.Connection, tenant_id: str) -> None:
+    """Keeps the tenant in this database until the transaction ends. Raises StoreUnavailable if it lives in another."""
+    await connection.execute(LOCK_HOMES)
+    if await connection.fetchval(IS_ELSEWHERE, tenant_id):
+        raise StoreUnavailable(elsewhere=True)
 
 
 class HoldsData(Exception):

@@ -29,6 +29,7 @@ from sessiond_server.postgres.imports import PostgresImports
 from sessiond_server.postgres.locked import LockedRows
 from sessiond_server.postgres.optimistic import Mode, OptimisticWrites
 from sessiond_server.postgres.replication import ReplicationWatch
+from sessiond_server.postgres.retention import PostgresRetention
 from sessiond_server.postgres.sealing import sealed_connections
 from sessiond_server.postgres.search import PostgresSearch
 from sessiond_server.postgres.search_index import PostgresSearchUpkeep
@@ -114,6 +115,7 @@ class PostgresStore(PostgresHistory, PostgresWorkReads):
         self.documents = PostgresDocuments(self._transactions)
         self.erasures = PostgresErasures(self._transactions, new_id)
         self.usage = PostgresUsage(self._transactions)
+        self.retention = PostgresRetention(self._transactions, new_id)
         self.forks = PostgresForks(self._transactions, self.keyring)
         self.search = PostgresSearch(self._transactions)
         self.search_upkeep = PostgresSearchUpkeep(self._transactions)

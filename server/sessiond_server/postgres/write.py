@@ -31,7 +31,7 @@ from sessiond_server.domain.rows import (
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.encryption import rows as sealed_rows
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.postgres import documents, file_rows, forks, placement, search_index, usage, work
+from sessiond_server.postgres import documents, file_rows, forks, placement, retention, search_index, usage, work
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.database_clock import DatabaseClock
 from sessiond_server.postgres.statements import FORKS, WRITE
@@ -176,6 +176,9 @@ async def look_up(connection: asyncpg.Connection, needs: Needs, clock: DatabaseC
         await connection.fetch(LOCK_TENANTS, needs.tenants)
         live = {needs.tenants[row[0] - 1]: row[1] for row in await connection.fetch(COUNT_LIVE, needs.tenants)}
     await forks.lock(connection, needs)
+    known = Known(now_us=0, live_sessions=live)
+    if needs.holds:
+        await retention.look_up(connection, needs, known)
     asked = (*columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
     keys = documents.keys(needs)
     asked_at = 0.0 if clock is None else clock.clock()
@@ -185,7 +188,6 @@ async def look_up(connection: asyncpg.Connection, needs: Needs, clock: DatabaseC
         )
     else:
         rows = await connection.fetch(LOOK_UP, *asked)
-    known = Known(now_us=0, live_sessions=live)
     for row in rows:
         kind, place, now_us, fingerprint, first_seq, last_seq = row[:6]
         if kind == 0:
@@ -205,6 +207,8 @@ async def look_up(connection: asyncpg.Connection, needs: Needs, clock: DatabaseC
             known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
     await _find_to_delete(connection, needs, known)
     await forks.look_up(connection, needs, known)
+    if needs.holds and needs.messages:
+        await retention.look_up_messages(connection, needs, known)
     await work.look_up(connection, needs, known)
     await file_rows.look_up(connection, needs, known)
     if needs.document_requests:

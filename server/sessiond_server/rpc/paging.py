@@ -23,11 +23,15 @@ class PageTokens:
         self.key = key
         self._keys = homes or Homes()
 
+    def key_of(self, tenant_id: str) -> bytes:
+        """The secret key for what is signed for a tenant."""
+        return self._keys.keys.get(tenant_id, self.key)
+
     def of(self, scope: Scope, method: str, *selection: str | bytes | int) -> "ListTokens":
         """The tokens of one list, bound to the caller's scope, the RPC, and all that selects and orders items."""
         return ListTokens(
             Seal(
-                self._keys.keys.get(scope.tenant_id, self.key),
+                self.key_of(scope.tenant_id),
                 binding(scope.tenant_id, scope.user_id, method, *selection),
             )
         )

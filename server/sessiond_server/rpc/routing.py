@@ -21,6 +21,7 @@ from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.history import HistoryReads
 from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import LogReads
+from sessiond_server.store.retention import RetentionStore
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
 from sessiond_server.store.usage import UsageReads
 from sessiond_server.store.work import WorkStore
@@ -44,6 +45,7 @@ class Reads:
     forks: ForkStore
     erasures: ErasureStore
     usage: UsageReads
+    retention: RetentionStore
     search: SearchIndex | None
     """None: search is switched off."""
     summaries: SummaryQueue | None

@@ -21,6 +21,7 @@ from sessiond.v1 import (
     export_service_pb2,
     message_service_pb2,
     pipe_service_pb2,
+    retention_service_pb2,
     run_service_pb2,
     search_service_pb2,
     session_service_pb2,
@@ -67,6 +68,7 @@ from sessiond_server.rpc.pipe.pipe import Surroundings
 from sessiond_server.rpc.pipe.servicer import PipeServicer
 from sessiond_server.rpc.places import Places
 from sessiond_server.rpc.refused_calls import RefusedCalls
+from sessiond_server.rpc.retention.servicer import RetentionServicer
 from sessiond_server.rpc.routing import Database, Routed, Routing
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.search.servicer import SearchServicer
@@ -88,6 +90,7 @@ CONTEXT: Final = context_service_pb2.DESCRIPTOR.services_by_name["ContextService
 SEARCH: Final = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]
 USAGE: Final = usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"]
 EXPORTS: Final = export_service_pb2.DESCRIPTOR.services_by_name["ExportService"]
+RETENTION: Final = retention_service_pb2.DESCRIPTOR.services_by_name["RetentionService"]
 SERVICES: Final = (
     SESSIONS,
     MESSAGES,
@@ -100,6 +103,7 @@ SERVICES: Final = (
     SEARCH,
     USAGE,
     EXPORTS,
+    RETENTION,
 )
 """The services that databases serve. Their unary RPCs can be called through a pipe."""
 PIPE: Final = pipe_service_pb2.DESCRIPTOR.services_by_name["PipeService"]
@@ -169,6 +173,8 @@ class WireSettings:
     """Seconds without a call after which a connection is closed in order: any client can open one."""
     most_streams: int = 2048
     """Most calls in progress on one connection, including streams; more wait in the client."""
+    ended_retention_us: int = 0
+    """For how long tenants without a policy keep ended sessions, in microseconds; 0: for good."""
     log_successes: bool = True
     """Whether the access log also has successful calls."""
     tracer: Tracer | None = None
@@ -405,6 +411,7 @@ class RpcServer:
             SearchServicer(reads.search, tokens),
             UsageServicer(reads.usage, tokens),
             ExportServicer(Exports(reads.sessions, reads.logs, database.files), database.imports, self.transfers),
+            RetentionServicer(reads.retention, tokens, settings.ended_retention_us),
         )
 
     async def open(self, token_key: bytes) -> None:

@@ -131,6 +131,8 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.RunQueueFull: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_RUN_QUEUE_FULL),
         errors.DocumentNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_DOCUMENT_NOT_FOUND),
         errors.ErasureNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_ERASURE_NOT_FOUND),
+        errors.UnderLegalHold: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_LEGAL_HOLD),
+        errors.HoldNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_HOLD_NOT_FOUND),
         errors.DocumentVersionMismatch: Row(_C.ABORTED, _R.ERROR_REASON_DOCUMENT_VERSION_MISMATCH),
         errors.DocumentReadOnly: Row(_C.PERMISSION_DENIED, _R.ERROR_REASON_DOCUMENT_READ_ONLY),
         errors.DocumentLocked: Row(_C.UNAVAILABLE, _R.ERROR_REASON_DOCUMENT_LOCKED),

@@ -258,6 +258,11 @@ class Settings:
     request_retention: float = _setting(
         _duration(60, 365 * DAY), "24h", "DURATION", "How long a `request_id` is remembered."
     )
+    ended_retention: float = _setting(
+        _duration(0, 3650 * DAY), "0", "DURATION",
+        "How long an ended session is kept in which nothing changes; then it is deleted. 0: for good. "
+        "Tenants may have policies of their own.",
+    )  # fmt: skip
     tombstone_retention: float = _setting(
         _duration(60, 3650 * DAY),
         "30d",

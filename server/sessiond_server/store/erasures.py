@@ -19,16 +19,29 @@ class ErasureClaim:
     """Claims of the user's erasures so far: the highest one holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class ErasuresPage:
+    erasures: Sequence[Erasure]
+    """Ascending by user id."""
+    next_user_id: str
+    """Id of the last one's user; empty: there are no more."""
+
+
 class ErasureStore(Protocol):
     """The last erasure of each user. The methods with a claim do nothing once another claim has been made."""
 
     async def begin_erasure(self, scope: Scope, user_id: str, request_id: str) -> Erasure:
         """Begins an erasure of the user, and answers with it. Answers with the last one if that is under way, or if it
-        was begun with the same `request_id`, which is not empty."""
+        was begun with the same `request_id`, which is not empty. Raises UnderLegalHold where a new one of a held user
+        would begin."""
         ...
 
     async def get_erasure(self, scope: Scope, user_id: str) -> Erasure:
-        """The last erasure of the user. Raises ErasureNotFound."""
+        """The last erasure of the user; its report is without a signature. Raises ErasureNotFound."""
+        ...
+
+    async def list_erasures(self, scope: Scope, *, after: str, limit: int) -> ErasuresPage:
+        """At most `limit` erasures of users with ids > `after`, ascending (code points), without their reports."""
         ...
 
     async def claim_erasure(self, seconds: float) -> ErasureClaim | None:
@@ -37,7 +50,9 @@ class ErasureStore(Protocol):
         ...
 
     async def sessions_to_erase(self, claim: ErasureClaim, limit: int) -> Sequence[str]:
-        """Ids of at most `limit` of the user's sessions. Deleted ones are not among them."""
+        """Ids of at most `limit` of the user's sessions, and notes them for the report: the caller is about to delete
+        them. Not among them are deleted ones, and those that a legal hold keeps. Empty if the claim no longer
+        holds."""
         ...
 
     async def erase_documents(self, claim: ErasureClaim, limit: int) -> int:
@@ -57,6 +72,8 @@ class ErasureStore(Protocol):
         ...
 
     async def advance_erasure(self, claim: ErasureClaim, seconds: float, *, sessions: int, done: bool) -> bool:
-        """Counts sessions that were deleted, extends the claim by that time from now, and ends the erasure with `done`.
-        Returns False, and changes nothing, if the claim no longer holds."""
+        """Counts sessions that were deleted, extends the claim by that time from now, and ends the erasure with `done`,
+        unless a legal hold keeps something: then it goes on once the claim is over. At its end, the report counts all
+        sessions that were noted, and so does the erasure. Returns False, and changes nothing, if the claim no longer
+        holds."""
         ...

@@ -9,7 +9,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
-from sessiond_server.domain.actions import Action
+from sessiond_server.domain.actions import Action, always
 from sessiond_server.domain.rows import Head, Needs, Policy
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
@@ -118,5 +118,5 @@ def _ask(asked: Needs, command: c.Command, head: Head) -> None:
 
 ACTIONS: Final[Mapping[type, Action]] = {
     c.CompleteUpload: Action(complete, lambda events, _: c.AttachmentUploaded(events[-1].seq, events[-1].body), _ask),
-    c.DeleteAttachment: Action(delete, lambda events, _: c.AttachmentDeleted(events[-1].seq), _ask),
+    c.DeleteAttachment: Action(delete, lambda events, _: c.AttachmentDeleted(events[-1].seq), _ask, removes=always),
 }

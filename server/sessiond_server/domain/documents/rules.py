@@ -7,7 +7,7 @@ from typing import Final
 from sessiond.v1.document_pb2 import DocumentChange, DocumentScope
 from sessiond.v1.event_pb2 import EventType
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.actions import Action
+from sessiond_server.domain.actions import Action, always
 from sessiond_server.domain.documents.changes import DocumentChanges
 from sessiond_server.domain.documents.rows import USER, DocumentKey, Owner
 from sessiond_server.domain.rows import Head, Needs, StoredEvent
@@ -101,6 +101,6 @@ def _first_outcome(events: Sequence[StoredEvent], content: bytes) -> c.DocumentW
 
 ACTIONS: Final[Mapping[type, Action]] = {
     c.PutDocument: Action(write_in_session, _first_outcome, ask),
-    c.DeleteDocument: Action(write_in_session, _first_outcome, ask),
+    c.DeleteDocument: Action(write_in_session, _first_outcome, ask, removes=always),
 }
 """For documents of sessions. Those of others are written by `write`."""

@@ -17,9 +17,9 @@ from sessiond_server.domain.imports import validation as import_validation
 from sessiond_server.domain.imports.rows import Imported, ImportedFile, StagedRows
 from sessiond_server.domain.messages import marks
 from sessiond_server.domain.rewinds import ranges
-from sessiond_server.domain.rows import OPEN_CALLS, OPEN_RUNS, EventRow, Head, HeadRow, Key, RunRow
+from sessiond_server.domain.rows import EventRow, Head, HeadRow, Key, RunRow
 from sessiond_server.domain.runs.counters import RunCounters
-from sessiond_server.domain.runs.work import count, tool_call_row
+from sessiond_server.domain.runs.work import OPEN_CALLS, OPEN_RUNS, count, tool_call_row
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.sessions.columns import index_row

@@ -11,8 +11,8 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import encoding, fold
-from sessiond_server.domain.actions import Action, ask_for_shared
+from sessiond_server.domain import encoding, fold, holds
+from sessiond_server.domain.actions import Action, always, ask_for_shared
 from sessiond_server.domain.documents import rules as document_rules
 from sessiond_server.domain.forks.rows import CORES, Spread
 from sessiond_server.domain.messages import deletion, marks, titles
@@ -235,6 +235,12 @@ def _update_along(action: c.Action) -> c.UpdateSession:
     return action.update
 
 
+def _removes_content(action: c.Action) -> bool:
+    """The content went with the redaction that is spread, which was not refused: sessions only learn of it."""
+    assert isinstance(action, c.RedactMessage)
+    return not action.spread
+
+
 def _ask_to_redact(asked: Needs, command: c.Command, head: Head) -> None:
     assert isinstance(command.action, c.RedactMessage)
     message = (command.key, command.action.message_id)
@@ -255,10 +261,15 @@ def _appended(events: Sequence[StoredEvent], content: bytes) -> c.MessagesAppend
 
 
 ACTIONS: Final[Mapping[type, Action]] = {
-    c.AppendMessages: Action(append, _appended, _ask_to_append),
-    c.UpdateAndAppend: Action(update_and_append, _appended, _ask_to_append, update=_update_along),
-    c.RedactMessage: Action(
-        redact, lambda events, _: c.MessageRedacted(events[-1].seq, events[-1].body), _ask_to_redact
+    c.AppendMessages: Action(append, _appended, _ask_to_append, removes=holds.deletes_documents),
+    c.UpdateAndAppend: Action(
+        update_and_append, _appended, _ask_to_append, update=_update_along, removes=holds.deletes_documents
     ),
-    c.DeleteMessages: Action(deletion.delete, deletion.first_outcome, deletion.ask, keeps_answer=True),
+    c.RedactMessage: Action(
+        redact,
+        lambda events, _: c.MessageRedacted(events[-1].seq, events[-1].body),
+        _ask_to_redact,
+        removes=_removes_content,
+    ),
+    c.DeleteMessages: Action(deletion.delete, deletion.first_outcome, deletion.ask, keeps_answer=True, removes=always),
 }

@@ -15,7 +15,8 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallSt
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
 from sessiond_server.domain.actions import Action, written_run
-from sessiond_server.domain.rows import OPEN_RUNS, Head, Needs
+from sessiond_server.domain.rows import Head, Needs
+from sessiond_server.domain.runs.work import OPEN_RUNS
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds, set_timestamp

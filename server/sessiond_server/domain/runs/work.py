@@ -2,13 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from sessiond.v1.run_pb2 import Run, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
-from sessiond_server.domain.rows import OPEN_CALLS, OPEN_RUNS, Key, Known, RunRow, ToolCallRow, Writes
+from sessiond_server.domain.rows import Key, Known, RunRow, ToolCallRow, Writes
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.times import microseconds, set_timestamp
+
+OPEN_RUNS: Final = (1, 2)
+"""RunStatus of runs that have not ended: QUEUED, RUNNING."""
+OPEN_CALLS: Final = (1, 2, 4)
+"""ToolCallStatus of calls that have not ended: PENDING, APPROVED, RUNNING."""
 
 
 @dataclass(slots=True)

@@ -361,5 +361,5 @@ ACTIONS: Final[Mapping[type, Action]] = {
     c.EndSession: Action(end, written_session, with_content=always, with_work=True),
     c.ExpireSession: Action(expire, None, with_work=True),
     c.TouchSession: Action(touch, written_session, with_content=always),
-    c.DeleteSession: Action(delete, lambda events, _: c.SessionDeleted(events[-1].seq), _ask_to_delete),
+    c.DeleteSession: Action(delete, lambda events, _: c.SessionDeleted(events[-1].seq), _ask_to_delete, removes=always),
 }

@@ -16,9 +16,9 @@ from sessiond.v1.tool_call_pb2 import (
 )
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.actions import Action, written_tool_call
-from sessiond_server.domain.rows import OPEN_CALLS, Head, Needs
+from sessiond_server.domain.rows import Head, Needs
 from sessiond_server.domain.runs import rules as run_rules
-from sessiond_server.domain.runs.work import waits_until
+from sessiond_server.domain.runs.work import OPEN_CALLS, waits_until
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds, set_timestamp

@@ -3,9 +3,10 @@
 from typing import Final
 
 TABLES: Final = (
-    "attachments", "blob_rows", "blobs", "document_requests", "documents", "encryption_state", "erasures", "events",
-    "feed_order", "hidings", "import_events", "import_files", "import_work", "imports", "message_marks",
-    "move_marks", "pieces", "placement", "releases", "requests", "run_figures", "runs",
+    "attachments", "blob_rows", "blobs", "document_requests", "documents", "encryption_state", "erasure_sessions",
+    "erasures", "events", "feed_order", "hidings", "import_events", "import_files", "import_work", "imports",
+    "legal_holds", "message_marks",
+    "move_marks", "pieces", "placement", "releases", "requests", "retention_policies", "run_figures", "runs",
     "search_buckets", "search_entries", "search_feeds", "search_lease", "search_sessions", "service_keys",
     "session_forks", "session_heads", "session_segments", "sessions", "spreads", "summary_feeds", "summary_work",
     "tenant_homes", "tenant_keys", "tenant_moves", "tool_calls", "uploads", "usage_counters", "usage_feeds",

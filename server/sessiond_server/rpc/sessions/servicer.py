@@ -26,6 +26,8 @@ from sessiond.v1.session_service_pb2 import (
     GetErasureRequest,
     GetSessionMetricsRequest,
     GetSessionRequest,
+    ListErasuresRequest,
+    ListErasuresResponse,
     ListForksRequest,
     ListSessionsRequest,
     ResumeSessionRequest,
@@ -37,7 +39,7 @@ from sessiond.v1.session_service_pb2 import (
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import Action, Command, Scope, SessionDeleted, SessionWritten
-from sessiond_server.errors import SessiondError, SessionNotFound
+from sessiond_server.errors import SessiondError, SessionNotFound, UnderLegalHold
 from sessiond_server.rpc import answers, as_of, fields, status
 from sessiond_server.rpc.call import Call, Item
 from sessiond_server.rpc.paging import PageTokens
@@ -196,12 +198,23 @@ class SessionServicer:
         user_id = erasure_requests.erase_user(request, call.scope)
         scope = call.admit(SESSIONS_WRITE)
         erasure = await self._erasures.begin_erasure(scope, user_id, request.request_id)
-        return erasure.SerializeToString()
+        return erasure_requests.signed(erasure, self._tokens.key_of(scope.tenant_id))
 
     async def get_erasure(self, request: GetErasureRequest, call: Call) -> bytes:
         user_id = erasure_requests.get_erasure(request, call.scope)
         scope = call.admit(SESSIONS_READ)
-        return (await self._erasures.get_erasure(scope, user_id)).SerializeToString()
+        erasure = await self._erasures.get_erasure(scope, user_id)
+        return erasure_requests.signed(erasure, self._tokens.key_of(scope.tenant_id))
+
+    async def list_erasures(self, request: ListErasuresRequest, call: Call) -> bytes:
+        limit = erasure_requests.list_erasures(request)
+        scope = call.admit(SESSIONS_READ)
+        tokens = self._tokens.of(scope, call.method.path)
+        # A token that this list has sealed holds the id of a user.
+        after = cast("list[str] | None", tokens.open(request.page_token))
+        page = await self._erasures.list_erasures(scope, after=after[0] if after else "", limit=limit)
+        following = tokens.seal([page.next_user_id]) if page.next_user_id else ""
+        return ListErasuresResponse(erasures=page.erasures, next_page_token=following).SerializeToString()
 
     async def batch_delete_sessions(self, request: BatchDeleteSessionsRequest, call: Call) -> bytes:
         action = requests.batch_delete_sessions(request)
@@ -212,6 +225,8 @@ class SessionServicer:
         for command, result in zip(commands, results, strict=True):
             if isinstance(result, SessionNotFound):
                 response.not_found.append(command.session_id)
+            elif isinstance(result, UnderLegalHold):
+                response.held.append(command.session_id)
             elif isinstance(result, BaseException):
                 raise result
             else:
