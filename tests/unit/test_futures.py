@@ -27,6 +27,8 @@ SETTLED_BY = {
     "client/sessiond/piped_call.py PipedCall.__init__": "its answer, its pipe's end, or its timer at the deadline",
     "client/sessiond/pipes.py Pipes._begin": "the task of the pipe, however that ends: tests/client/test_pipes.py",
     "client/sessiond/pipes.py Pipes.pause": "its caller, who waits for a time, or close: tests/client/test_pipes.py",
+    "encryption/cache.py SealedCache.get": "the answer of the cache that it wraps, or its cancellation",
+    "encryption/cache.py SealedCache.put": "the answer of the cache that it wraps, or its cancellation",
     "events/streams.py Stream.wait": "the hub's wake, its timer, or its reader's end",
     "memory/cache.py MemoryCache.get": "the method itself, before it returns",
     "memory/cache.py MemoryCache.put": "the method itself, before it returns",

@@ -72,6 +72,7 @@ def test_only_what_a_retry_can_mend_is_unavailable() -> None:
         errors.DocumentLocked,
         errors.StoreUnavailable,
         errors.StorageUnavailable,
+        errors.TenantKeyUnavailable,
     }
 
 
