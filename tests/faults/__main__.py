@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import uvloop
 from sessiond.pipes import PipeUse
 from sessiond_server.embedded import EmbeddedServers
 from tests.faults import (
+    branch_faults,
     door_cuts,
     event_stream,
     forget_faults,
@@ -51,7 +53,26 @@ STREAMED = {
 PIPED = (*STREAMED, "server")
 """Kinds that can make their calls through pipes, and have several workers."""
 MIXED = tuple(field.name for field in fields(Mix))
-KINDS = (*STREAMED, "databases", "door", "forget", "hostile", "postgres", "redis", "server", "uploads", "work")
+KINDS = (
+    *STREAMED,
+    "branches",
+    "databases",
+    "door",
+    "forget",
+    "hostile",
+    "postgres",
+    "redis",
+    "server",
+    "uploads",
+    "work",
+)
+_ALONE: Mapping[str, Any] = {
+    "branches": branch_faults.campaign,
+    "door": door_cuts.campaign,
+    "forget": forget_faults.campaign,
+    "work": work_faults.campaign,
+}
+"""Kinds with servers of their own and no rate."""
 
 
 def main() -> int:
@@ -73,7 +94,7 @@ def main() -> int:
             raise
         if not report.sound:
             _show_log(folder)
-        if isinstance(report, work_faults.Report | hostile_callers.Report):
+        if isinstance(report, branch_faults.Report | work_faults.Report | hostile_callers.Report):
             print("\n".join(f"  {complaint}" for complaint in report.complaints[:50]), flush=True)
         if isinstance(report, Judgement | door_cuts.Report):
             print("\n".join(f"  {detail}" for detail in report.details()), flush=True)
@@ -98,7 +119,8 @@ def _arguments() -> argparse.Namespace:
         "proxy), silence or restore, with three replicas and subscribers; server, postgres, redis: writes and reads "
         "alone; uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls; hostile: "
         "clients that take what they can, beside good ones; databases: moves of tenants between three databases, with "
-        "kills of all that takes part; door: connections of front ends that read by HTTP, and one of two servers (with "
+        "kills of all that takes part; branches: replicas and Postgres, under forks, redactions, deletions and reads "
+        "as of earlier places; door: connections of front ends that read by HTTP, and one of two servers (with "
         "Node); forget: replicas and Postgres, under redactions, deletions, erasures, retention and legal holds",
     )  # fmt: skip
     parser.add_argument(
@@ -139,8 +161,8 @@ def _count(text: str) -> int:
 async def _run(
     arguments: argparse.Namespace, seed: int, folder: Path
 ) -> (
-    "server_kills.Report | door_cuts.Report | forget_faults.Report | hostile_callers.Report | redis_faults.Report | "
-    "tenant_moves.Report | upload_kills.Report | work_faults.Report | Judgement"
+    "branch_faults.Report | server_kills.Report | door_cuts.Report | forget_faults.Report | hostile_callers.Report | "
+    "redis_faults.Report | tenant_moves.Report | upload_kills.Report | work_faults.Report | Judgement"
 ):
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
     pipe: PipeUse = "on" if arguments.pipe else "off"
@@ -155,10 +177,9 @@ async def _run(
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
     if arguments.kind == "databases":
         return await tenant_moves.campaign(folder, log, **_size(arguments, seed))
-    if arguments.kind in ("door", "forget", "work"):
+    if arguments.kind in _ALONE:
         size = {name: value for name, value in _size(arguments, seed).items() if name != "rate"}
-        campaigns = {"door": door_cuts.campaign, "forget": forget_faults.campaign, "work": work_faults.campaign}
-        alone: Any = campaigns[arguments.kind]
+        alone = _ALONE[arguments.kind]
         return await alone(folder / "data", log, **size)  # type: ignore[no-any-return]
     campaign: Any = upload_kills.campaign if arguments.kind == "uploads" else server_kills.campaign
     if arguments.kind == "uploads" and arguments.folder:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import (
+    branch_faults,
     door_cuts,
     event_stream,
     forget_faults,
@@ -96,6 +97,16 @@ async def test_runs_and_tool_calls_are_led_to_their_end_when_replicas_are_killed
             postgres=False,
         )  # fmt: skip
     assert report.sound, "\n".join([*report.complaints, report.line()])
+
+
+@pytest.mark.long
+async def test_branches_are_whole_and_forget_when_replicas_and_postgres_are_killed(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        report = await branch_faults.campaign(
+            Path(folder, "data"), tmp_path / "server.log", faults=3, seed=7, progress=lambda text: None, writers=4
+        )
+    assert report.sound, "\n".join([*report.complaints[:20], report.line()])
 
 
 @pytest.mark.long

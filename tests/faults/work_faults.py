@@ -95,7 +95,7 @@ async def campaign(
             for fault in range(1, faults + 1):
                 await agents.acknowledged(chance.randrange(20, 200))
                 if postgres and fault in stops:
-                    _stop_postgres(data)
+                    stop_postgres(data)
                 replica = chance.choice(replicas)
                 await replica.kill()
                 await replica.start()
@@ -129,7 +129,7 @@ async def campaign(
         )
 
 
-def _stop_postgres(data: Path) -> None:
+def stop_postgres(data: Path) -> None:
     left = read_postmaster(data / "postgres")
     if left is not None:
         os.kill(left.pid, signal.SIGQUIT)  # what an immediate stop sends
