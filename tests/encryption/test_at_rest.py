@@ -144,6 +144,11 @@ async def said_everything(talk: Talk, markers: Markers, tenant_file: bytes) -> N
     await talk("AppendMessages", lost)
     gone = m.DeleteMessagesRequest(session_id="named", last_n=1, return_messages=True, request_id="deletion")
     await talk("DeleteMessages", gone)
+    strict_words = [ChatMessage(role=Role.ROLE_USER, parts=[Part(text=markers.text("Part.text"))]) for _ in range(3)]
+    for number, each in enumerate(strict_words):
+        each.message_id = f"w{number}"
+    await talk("AppendMessages", m.AppendMessagesRequest(session_id="strict", messages=strict_words))
+    await talk("RewindSession", s.RewindSessionRequest(session_id="strict", message_id="w0"))
     await _moved(talk)
 
 
