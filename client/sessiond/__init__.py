@@ -86,6 +86,10 @@ if TYPE_CHECKING:
         StorageUnavailable,
         StoreUnavailable,
         SummariserOff,
+        TemplateLimitReached,
+        TemplateNotFound,
+        TemplateReadOnly,
+        TemplateVersionMismatch,
         TenantKeyDestroyed,
         TenantKeyUnavailable,
         TokenForbids,
@@ -138,6 +142,7 @@ if TYPE_CHECKING:
     from sessiond.v1.search_service_pb2 import MessageHit, SessionHit, Snippet
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
     from sessiond.v1.summary_pb2 import Summary
+    from sessiond.v1.template_service_pb2 import Template
     from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallExpireAction, ToolCallStatus
     from sessiond.v1.usage_service_pb2 import UsageRow
     from sessiond.watch import Watch
@@ -264,6 +269,11 @@ __all__ = [
     "SyncPages",
     "SyncPositionStore",
     "SyncWatch",
+    "Template",
+    "TemplateLimitReached",
+    "TemplateNotFound",
+    "TemplateReadOnly",
+    "TemplateVersionMismatch",
     "TenantKeyDestroyed",
     "TenantKeyUnavailable",
     "TokenForbids",
@@ -345,6 +355,7 @@ _ELSEWHERE = {
     "Snippet": "v1.search_service_pb2",
     "TokenUsage": "v1.session_pb2",
     "UsageRow": "v1.usage_service_pb2",
+    "Template": "v1.template_service_pb2",
     "Draft": "draft",
     "SyncClient": "sync_client",
     "SyncDownload": "sync_client",

@@ -24,6 +24,7 @@ SERVICES = tuple(
         "Context",
         "Search",
         "Usage",
+        "Template",
         "Export",
         "Retention",
     )

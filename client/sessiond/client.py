@@ -30,6 +30,7 @@ from sessiond.run_calls import RunCalls
 from sessiond.search_calls import SearchCalls
 from sessiond.session_calls import SessionCalls
 from sessiond.structs import struct_of
+from sessiond.template_calls import TemplateCalls
 from sessiond.texts import naming_texts_of_methods
 from sessiond.tool_call_calls import ToolCallCalls
 from sessiond.transfer import Progress
@@ -55,6 +56,7 @@ class Client(
     ContextCalls,
     SearchCalls,
     UsageCalls,
+    TemplateCalls,
     ExportCalls,
     RetentionCalls,
 ):

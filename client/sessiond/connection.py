@@ -31,6 +31,7 @@ from sessiond.v1.retention_service_pb2_grpc import RetentionServiceStub
 from sessiond.v1.run_service_pb2_grpc import RunServiceStub
 from sessiond.v1.search_service_pb2_grpc import SearchServiceStub
 from sessiond.v1.session_service_pb2_grpc import SessionServiceStub
+from sessiond.v1.template_service_pb2_grpc import TemplateServiceStub
 from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceStub
 from sessiond.v1.usage_service_pb2_grpc import UsageServiceStub
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from sessiond.v1.run_service_pb2_grpc import RunServiceAsyncStub
     from sessiond.v1.search_service_pb2_grpc import SearchServiceAsyncStub
     from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+    from sessiond.v1.template_service_pb2_grpc import TemplateServiceAsyncStub
     from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceAsyncStub
     from sessiond.v1.usage_service_pb2_grpc import UsageServiceAsyncStub
 
@@ -174,6 +176,12 @@ class Connection:
         """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._documents
+
+    @property
+    def templates(self) -> "TemplateServiceAsyncStub":
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._templates
 
     @property
     def usage(self) -> "UsageServiceAsyncStub":
@@ -334,6 +342,7 @@ class Connection:
             self._documents = cast("DocumentServiceAsyncStub", DocumentServiceStub(channel))
             self._retention = cast("RetentionServiceAsyncStub", RetentionServiceStub(channel))
             self._search = cast("SearchServiceAsyncStub", SearchServiceStub(channel))
+            self._templates = cast("TemplateServiceAsyncStub", TemplateServiceStub(channel))
             self._usage = cast("UsageServiceAsyncStub", UsageServiceStub(channel))
         elif loop is not self._loop:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")

@@ -23,6 +23,7 @@ neither grpc nor protobuf.
     │   ├── DocumentNotFound
     │   ├── ErasureNotFound
     │   ├── HoldNotFound
+    │   ├── TemplateNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
@@ -40,6 +41,7 @@ neither grpc nor protobuf.
     │   ├── DeletionTooLarge
     │   ├── ForkLimitReached
     │   ├── RewindLimitReached
+    │   ├── TemplateLimitReached
     │   ├── MessageShared
     │   ├── UnderLegalHold
     │   ├── ContextBudgetTooSmall
@@ -58,6 +60,7 @@ neither grpc nor protobuf.
     │   └── VersionNotReached
     ├── VersionMismatch
     ├── DocumentVersionMismatch
+    ├── TemplateVersionMismatch
     ├── RunFenced
     ├── TransferBroken
     │   ├── UploadOffsetMismatch
@@ -83,6 +86,7 @@ neither grpc nor protobuf.
     ├── ScopeMissing
     ├── TokenForbids
     ├── DocumentReadOnly
+    ├── TemplateReadOnly
     ├── Unavailable
     │   ├── Starting
     │   ├── Draining
@@ -294,6 +298,14 @@ class HoldNotFound(NotFound):
         return self.metadata.get("hold_id", "")
 
 
+class TemplateNotFound(NotFound):
+    """The tenant has no such template."""
+
+    @property
+    def template_id(self) -> str:
+        return self.metadata.get("template_id", "")
+
+
 class AttachmentNotFound(NotFound):
     """The session has no such attachment."""
 
@@ -480,6 +492,14 @@ class DeletionTooLarge(Refused):
     @property
     def limit_bytes(self) -> int:
         return self._number("limit_bytes")
+
+
+class TemplateLimitReached(Refused):
+    """The tenant has the most templates that it may have."""
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
 
 
 class ForkLimitReached(Refused):
@@ -699,6 +719,19 @@ class DocumentVersionMismatch(SessiondError):
         return self._number("current_version")
 
 
+class TemplateVersionMismatch(SessiondError):
+    """`expected_version` is not the template's version. Read the template, decide again, and retry."""
+
+    @property
+    def template_id(self) -> str:
+        return self.metadata.get("template_id", "")
+
+    @property
+    def current_version(self) -> int:
+        """0: there is no such template."""
+        return self._number("current_version")
+
+
 class RunFenced(SessiondError):
     """The run is no longer live, or its lease has run out. The caller must stop."""
 
@@ -895,6 +928,10 @@ class DocumentReadOnly(SessiondError):
     """The key is bound to a user, and cannot write documents of the tenant or an agent."""
 
 
+class TemplateReadOnly(SessiondError):
+    """The key is bound to a user, and cannot write templates."""
+
+
 class Unavailable(SessiondError):
     """The service could not be reached, or cannot answer now. A write may have happened: retry it with the same
     `request_id`."""
@@ -1048,6 +1085,10 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "ERASURE_NOT_FOUND": ErasureNotFound,
         "HOLD_NOT_FOUND": HoldNotFound,
         "LEGAL_HOLD": UnderLegalHold,
+        "TEMPLATE_NOT_FOUND": TemplateNotFound,
+        "TEMPLATE_VERSION_MISMATCH": TemplateVersionMismatch,
+        "TEMPLATE_LIMIT_REACHED": TemplateLimitReached,
+        "TEMPLATE_READ_ONLY": TemplateReadOnly,
         "DOCUMENT_VERSION_MISMATCH": DocumentVersionMismatch,
         "DOCUMENT_READ_ONLY": DocumentReadOnly,
         "DOCUMENT_LOCKED": DocumentLocked,

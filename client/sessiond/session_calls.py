@@ -82,13 +82,16 @@ class SessionCalls:
         self,
         session_id: str = "",
         *,
+        template_id: str = "",
         request_id: str = "",
         timeout: float | None = None,
         **fields: Unpack[SessionFields],
     ) -> Session:
-        """Creates a session; see SessionFields. Without `session_id` the service generates the id.
+        """Creates a session; see SessionFields. Without `session_id` the service generates the id. What the fields do
+        not say is taken from the template; see `put_template`.
 
-        Raises SessionAlreadyExists, SessionQuotaReached; ValueError for a field that sessions do not have.
+        Raises SessionAlreadyExists, SessionQuotaReached, TemplateNotFound; ValueError for a field that sessions do not
+        have.
         """
         new = new_session({"session_id": session_id, **fields})
         request = CreateSessionRequest(
@@ -96,6 +99,7 @@ class SessionCalls:
             runs=new.runs,
             no_expiry=new.no_expiry,
             reuse_deleted=new.reuse_deleted,
+            template_id=template_id,
             request_id=request_id or new_request_id(),
         )
         call = self._connection.sessions.CreateSession

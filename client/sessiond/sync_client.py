@@ -87,6 +87,7 @@ from sessiond.v1.session_service_pb2 import (
     SessionToken,
 )
 from sessiond.v1.summary_pb2 import Summary
+from sessiond.v1.template_service_pb2 import ListTemplatesResponse, Template
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond.v1.tool_call_service_pb2 import ListPendingApprovalsResponse, ListToolCallsResponse
 from sessiond.v1.usage_service_pb2 import GetUsageResponse, UsageRow
@@ -864,15 +865,22 @@ class SyncClient:
         self,
         session_id: str = "",
         *,
+        template_id: str = "",
         request_id: str = "",
         timeout: float | None = None,
         **fields: Unpack[SessionFields],
     ) -> Session:
-        """Creates a session; see SessionFields. Without `session_id` the service generates the id.
+        """Creates a session; see SessionFields. Without `session_id` the service generates the id. What the fields do
+        not say is taken from the template; see `put_template`.
 
-        Raises SessionAlreadyExists, SessionQuotaReached; ValueError for a field that sessions do not have.
+        Raises SessionAlreadyExists, SessionQuotaReached, TemplateNotFound; ValueError for a field that sessions do not
+        have.
         """
-        return wait(self._inner.create_session(session_id, request_id=request_id, timeout=timeout, **fields))
+        return wait(
+            self._inner.create_session(
+                session_id, template_id=template_id, request_id=request_id, timeout=timeout, **fields
+            )
+        )
 
     def batch_create_sessions(
         self, sessions: Iterable[NewSessionFields], *, request_id: str = "", timeout: float | None = None
@@ -2504,6 +2512,57 @@ class SyncClient:
                 page_size=page_size,
                 page_token=page_token,
                 timeout=timeout,
+            )
+        )
+
+    def put_template(
+        self,
+        template_id: str,
+        session: Session,
+        *,
+        description: str = "",
+        expected_version: int | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Template:
+        """Creates or replaces a template, and returns it. `session` has the defaults of sessions that are created with
+        `create_session(template_id=...)`. `expected_version` 0 means that there must be no such template, None any
+        version.
+
+        Raises TemplateVersionMismatch, TemplateLimitReached, TemplateReadOnly.
+        """
+        return wait(
+            self._inner.put_template(
+                template_id,
+                session,
+                description=description,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def get_template(self, template_id: str, *, timeout: float | None = None) -> Template:
+        """Returns a template. Raises TemplateNotFound."""
+        return wait(self._inner.get_template(template_id, timeout=timeout))
+
+    def list_templates(
+        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> SyncPages[ListTemplatesResponse, Template]:
+        """Lists the templates by ascending id, for `for`; see Pages. `page_size` 0 means 20; the maximum is 100.
+        `timeout` applies to each page. Raises, when it is read: InvalidPageToken."""
+        return SyncPages(self._inner.list_templates(page_size=page_size, page_token=page_token, timeout=timeout))
+
+    def delete_template(
+        self, template_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
+    ) -> int:
+        """Deletes a template, and returns its last version.
+
+        Raises TemplateNotFound, TemplateVersionMismatch, TemplateReadOnly.
+        """
+        return wait(
+            self._inner.delete_template(
+                template_id, expected_version=expected_version, request_id=request_id, timeout=timeout
             )
         )
 

@@ -22,6 +22,7 @@
     │   ├── DocumentNotFound
     │   ├── ErasureNotFound
     │   ├── HoldNotFound
+    │   ├── TemplateNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
@@ -39,6 +40,7 @@
     │   ├── DeletionTooLarge
     │   ├── ForkLimitReached
     │   ├── RewindLimitReached
+    │   ├── TemplateLimitReached
     │   ├── MessageShared
     │   ├── UnderLegalHold
     │   ├── ContextBudgetTooSmall
@@ -57,6 +59,7 @@
     │   └── VersionNotReached
     ├── VersionMismatch
     ├── DocumentVersionMismatch
+    ├── TemplateVersionMismatch
     ├── RunFenced
     ├── TransferBroken
     │   ├── UploadOffsetMismatch
@@ -82,6 +85,7 @@
     ├── ScopeMissing
     ├── TokenForbids
     ├── DocumentReadOnly
+    ├── TemplateReadOnly
     ├── Unavailable
     │   ├── Starting
     │   ├── Draining
@@ -294,6 +298,11 @@ class ErasureNotFound(NotFound):
         super().__init__("erasure not found", {"user_id": user_id})
 
 
+class TemplateNotFound(NotFound):
+    def __init__(self, template_id: str) -> None:
+        super().__init__("template not found", {"template_id": template_id})
+
+
 class AlreadyExists(SessiondError):
     """The chosen id is taken. The text is the same whoever owns the resource."""
 
@@ -402,6 +411,13 @@ class UnderLegalHold(Refused):
     def __init__(self, session_id: str = "", user_id: str = "") -> None:
         """Of a session, or what a user has beside sessions."""
         super().__init__("under a legal hold", {"session_id": session_id} if session_id else {"user_id": user_id})
+
+
+class TemplateLimitReached(Refused):
+    """The tenant has the most templates that it may have."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"a tenant may have {limit} templates", {"limit": str(limit)})
 
 
 class MessageShared(Refused):
@@ -549,6 +565,20 @@ class DocumentVersionMismatch(SessiondError):
             f"the document is at version {current_version}, not {expected_version}",
             _document(scope, scope_id, key)
             | {"current_version": str(current_version), "expected_version": str(expected_version)},
+        )
+
+
+class TemplateVersionMismatch(SessiondError):
+    """The template is not at the expected version. `current_version` 0: there is no such template."""
+
+    def __init__(self, template_id: str, current_version: int, expected_version: int) -> None:
+        super().__init__(
+            f"the template is at version {current_version}, not {expected_version}",
+            {
+                "template_id": template_id,
+                "current_version": str(current_version),
+                "expected_version": str(expected_version),
+            },
         )
 
 
@@ -743,6 +773,13 @@ class DocumentReadOnly(SessiondError):
             "a key bound to a user cannot write documents of a tenant or an agent",
             {"scope": scope.removeprefix("DOCUMENT_SCOPE_")},
         )
+
+
+class TemplateReadOnly(SessiondError):
+    """The key is bound to a user, and templates are the tenant's."""
+
+    def __init__(self) -> None:
+        super().__init__("a key bound to a user cannot write templates")
 
 
 class Unavailable(SessiondError):

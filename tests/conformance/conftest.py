@@ -144,7 +144,8 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             store = MemoryStore(clock=clock, **settings)
             files = store.attachments
             beside = (store.documents, store.erasures, store.retention, store.forks, store.imports)
-            return Backend(store, store, store, files, files, *beside, store.usage, store.usage, advance)
+            counted = (store.templates, store.usage, store.usage)
+            return Backend(store, store, store, files, files, *beside, *counted, advance)
 
         async def postgres(**settings: Any) -> Backend:
             database = place.database
@@ -172,6 +173,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 store.retention,
                 store.forks,
                 store.imports,
+                store.templates,
                 store.usage,
                 store.usage,
                 database.advance,

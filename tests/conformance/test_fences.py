@@ -42,7 +42,7 @@ def _backend(store: PostgresStore) -> Backend:
         raise AssertionError
 
     files, beside = store.attachments, (store.documents, store.erasures, store.retention, store.forks, store.imports)
-    return Backend(store, store, store, files, files, *beside, store.usage, store.usage, advance)
+    return Backend(store, store, store, files, files, *beside, store.templates, store.usage, store.usage, advance)
 
 
 async def _leave(database: asyncpg.Connection, tenant_id: str) -> None:

@@ -10,7 +10,7 @@ from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.export_service_pb2 import ExportRecord
 from sessiond.v1.run_pb2 import Run
-from sessiond.v1.session_pb2 import Session
+from sessiond.v1.session_pb2 import Session, TemplateOrigin
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.forks import rules as fork_rules
@@ -274,6 +274,11 @@ LIES: Mapping[str, tuple[Change, str]] = {
     "a message twice": (twice, "earlier message"),
     "NUL in a label": (lambda r: r[2].event.message.labels.update({"k": "\0"}), "labels"),
     "a foreign creation": (lambda r: r[1].event.session.create_time.FromSeconds(5), "those of the header"),
+    "a template": (lambda r: setattr(r[0].header.session.template, "version", 1), "template.template_id"),
+    "another template": (
+        lambda r: r[0].header.session.template.MergeFrom(TemplateOrigin(template_id="t", version=1)),
+        "those of the header",
+    ),
     "two creations": (second_creation, "event"),
     "runs later on": (lambda r: r[3].event.preset_runs.add(run_id="x"), "preset_runs"),
     "a run's place": (lambda r: setattr(event_at(r, RUN_STARTED).run, "seq", 999), "run.seq"),

@@ -58,6 +58,10 @@ NAMELESS = (
     "SearchSessions",
     "ListDocuments",
     "GetUsage",
+    "GetTemplate",
+    "PutTemplate",
+    "ListTemplates",
+    "DeleteTemplate",
     "DeleteDocument",
     "ImportSession",
 )

@@ -49,6 +49,10 @@ class Raising:
         return self
 
     @property
+    def templates(self) -> "Raising":
+        return self
+
+    @property
     def usage(self) -> "Raising":
         return self
 

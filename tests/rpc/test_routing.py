@@ -91,20 +91,8 @@ async def serving(*ids: str, opened: tuple[str, ...] | None = None, begun: bool 
             uploads = await stack.enter_async_context(Uploads(store.attachments, blobs))
             files = AttachmentAccess(store.attachments, uploads, Downloads(store.attachments, blobs))
             writer = DirectWriter(AnnouncedCommits(store, Announcer(hub, bus)))
-            reads = Reads(
-                store,
-                store,
-                store,
-                store,
-                store,
-                store.documents,
-                store.forks,
-                store.erasures,
-                store.usage,
-                store.retention,
-                store.search,
-                None,
-            )
+            beside = (store.documents, store.forks, store.erasures, store.usage, store.retention, store.templates)
+            reads = Reads(store, store, store, store, store, *beside, store.search, None)
             imports = Imports(store.imports, store, store, blobs, Announcer(hub, bus), Policy())
             databases.append(Database(each, reads, writer, hub, bus, files, imports, Homes() if databases else homes))
             stores[each] = store

@@ -47,6 +47,7 @@ NAMES = [
             "Context",
             "Search",
             "Usage",
+            "Template",
             "Export",
             "Retention",
             "Pipe",
@@ -154,8 +155,8 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
 def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
     files = AttachmentAccess(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
-    beside = (store.documents, store.forks, store.erasures, store.usage, store.retention, store.search, None)
-    reads = Reads(store, store, store, store, store, *beside)
+    beside = (store.documents, store.forks, store.erasures, store.usage, store.retention, store.templates)
+    reads = Reads(store, store, store, store, store, *beside, store.search, None)
     hub = EventHub(store, bus)
     imports = Imports(store.imports, store, store, blobs, Announcer(hub, bus), Policy())
     database = Database("default", reads, DirectWriter(store), hub, bus, files, imports)

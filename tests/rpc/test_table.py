@@ -18,6 +18,7 @@ from sessiond.v1 import retention_service_pb2 as h
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import search_service_pb2 as q
 from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1 import template_service_pb2 as tp
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1 import usage_service_pb2 as u
 from sessiond.v1.attachment_pb2 import AttachmentType
@@ -175,6 +176,10 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "SearchMessages": lambda a: [(x.session_id, x.message_id, x.role) for x in a.hits] == [("active", "m1", 2)],
     "SearchSessions": lambda a: [x.session.session_id for x in a.hits] == ["active"],
     "ListDocuments": lambda a: ([x.key for x in a.documents], a.next_page_token) == (["settings"], ""),
+    "PutTemplate": lambda a: (a.template_id, a.session.name, a.version) == ("t", "n", 1),
+    "GetTemplate": lambda a: (a.template_id, a.version) == ("kept", 1),
+    "ListTemplates": lambda a: ([x.template_id for x in a.templates], a.next_page_token) == (["kept"], ""),
+    "DeleteTemplate": lambda a: a.version == 1,
     "GetUsage": lambda a: [(x.agent_id, x.message_count > 0) for x in a.rows] == [("", True)],
     "DeleteDocument": lambda a: (a.version, a.seq) == (1, 0),
     "CreateSummary": lambda a: (a.seq, a.through_seq, a.text, a.summary_id != "") == (3, 2, "Greetings.", True),
@@ -460,6 +465,17 @@ REFUSALS: list[Refusal] = [
      PRECONDITION, "VERSION_NOT_REACHED", {"session_id": "active", "current_version": "2"}),
     ("SearchSessions", q.SearchSessionsRequest(query="x", wait_for=q.SeenVersion(session_id="none", version=1)),
      StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", {"session_id": "none"}),
+    ("GetTemplate", tp.GetTemplateRequest(template_id="x"), StatusCode.NOT_FOUND, "TEMPLATE_NOT_FOUND",
+     {"template_id": "x"}),
+    ("PutTemplate", tp.PutTemplateRequest(template=tp.Template(template_id="kept"), expected_version=0),
+     StatusCode.ABORTED, "TEMPLATE_VERSION_MISMATCH",
+     {"template_id": "kept", "current_version": "1", "expected_version": "0"}),
+    ("PutTemplate", tp.PutTemplateRequest(), INVALID, "INVALID_FIELD", {}),
+    ("ListTemplates", tp.ListTemplatesRequest(page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("DeleteTemplate", tp.DeleteTemplateRequest(template_id="x"), StatusCode.NOT_FOUND, "TEMPLATE_NOT_FOUND",
+     {"template_id": "x"}),
+    ("CreateSession", s.CreateSessionRequest(session=Session(session_id="n"), template_id="x"), StatusCode.NOT_FOUND,
+     "TEMPLATE_NOT_FOUND", {"template_id": "x"}),
     ("GetUsage", u.GetUsageRequest(page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
     ("GetUsage", u.GetUsageRequest(first_day="x"), INVALID, "INVALID_FIELD", {}),
     ("DeleteDocument", d.DeleteDocumentRequest(scope=SETTINGS.scope, key="x"), StatusCode.NOT_FOUND,

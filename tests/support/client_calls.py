@@ -64,6 +64,8 @@ WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "CancelToolCall": lambda client: lambda **kw: client.cancel_tool_call("s", "t", **kw),
     "DeleteAttachment": lambda client: lambda **kw: client.delete_attachment("s", "a", **kw),
     "PutDocument": lambda client: lambda **kw: client.put_document("k", {"a": 1}, user_id="u", **kw),
+    "PutTemplate": lambda client: lambda **kw: client.put_template("t", sessiond.Session(name="n"), **kw),
+    "DeleteTemplate": lambda client: lambda **kw: client.delete_template("t", **kw),
     "DeleteDocument": lambda client: lambda **kw: client.delete_document("k", user_id="u", **kw),
 }
 
@@ -90,6 +92,8 @@ OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "SearchMessages": lambda client: lambda **kw: client.search_messages("hello", **kw).page(),
     "SearchSessions": lambda client: lambda **kw: client.search_sessions("hello", **kw).page(),
     "ListDocuments": lambda client: lambda **kw: client.list_documents(user_id="u", **kw).page(),
+    "GetTemplate": lambda client: lambda **kw: client.get_template("t", **kw),
+    "ListTemplates": lambda client: lambda **kw: client.list_templates(**kw).page(),
     "GetUsage": lambda client: lambda **kw: client.get_usage(group_by=["day", "model"], **kw).page(),
 }
 """Neither with a freshness of one's choice nor with a request id."""

@@ -14,6 +14,7 @@ from sessiond.v1 import retention_service_pb2 as h
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import search_service_pb2 as q
 from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1 import template_service_pb2 as tp
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1 import usage_service_pb2 as u
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
@@ -134,6 +135,10 @@ READS = {
     ),
     "SearchMessages": q.SearchMessagesRequest(query="hello"),
     "SearchSessions": q.SearchSessionsRequest(query="far"),
+    "PutTemplate": tp.PutTemplateRequest(template=tp.Template(template_id="t", session=Session(name="n"))),
+    "GetTemplate": tp.GetTemplateRequest(template_id="kept"),
+    "ListTemplates": tp.ListTemplatesRequest(),
+    "DeleteTemplate": tp.DeleteTemplateRequest(template_id="kept"),
     "GetUsage": u.GetUsageRequest(group_by=[u.UsageDimension.USAGE_DIMENSION_AGENT]),
     "ListDocuments": d.ListDocumentsRequest(scope=TENANT_WIDE, key_prefix="set"),
     "GetContext": x.GetContextRequest(session_id="active", max_tokens=1000),
@@ -183,5 +188,6 @@ async def stock(wire: Wire) -> None:
     await wire.call("EraseUser", s.EraseUserRequest(user_id="gone"))
     hold = await wire.call("PlaceHold", h.PlaceHoldRequest(user_id="held", reason="case 1"))
     cast("h.LiftHoldRequest", WRITES["LiftHold"]).hold_id = hold.hold_id
+    await wire.call("PutTemplate", tp.PutTemplateRequest(template=tp.Template(template_id="kept")))
     document = Document(scope=TENANT_WIDE, key="settings", json="{}", labels={"kind": "x"})
     await wire.call("PutDocument", d.PutDocumentRequest(document=document))

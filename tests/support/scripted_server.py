@@ -27,6 +27,7 @@ from sessiond.v1 import (
     run_service_pb2,
     search_service_pb2,
     session_service_pb2,
+    template_service_pb2,
     tool_call_service_pb2,
     usage_service_pb2,
 )
@@ -46,6 +47,7 @@ METHODS: dict[str, MethodDescriptor] = {
         attachment_service_pb2.DESCRIPTOR.services_by_name["AttachmentService"],
         context_service_pb2.DESCRIPTOR.services_by_name["ContextService"],
         search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
+        template_service_pb2.DESCRIPTOR.services_by_name["TemplateService"],
         usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"],
         document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"],
         export_service_pb2.DESCRIPTOR.services_by_name["ExportService"],

@@ -10,6 +10,7 @@ from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.imports import ImportStore
 from sessiond_server.store.retention import RetentionStore
+from sessiond_server.store.templates import TemplateStore
 from sessiond_server.store.usage import UsageCounting, UsageReads
 from sessiond_server.store.work import WorkStore
 from tests.support.caller import Caller
@@ -38,6 +39,8 @@ class Backend:
     """Its forks, which no cache has."""
     imports: ImportStore
     """Its imports, which no cache has."""
+    templates: TemplateStore
+    """Its templates, which no cache has."""
     usage: UsageReads
     """Its counters of usage, which no cache has."""
     counting: UsageCounting

@@ -361,7 +361,8 @@ async def serving(
         retention = getattr(store, "retention", None) or MemoryStore().retention
         summaries = getattr(store, "summary_queue", None) if summarises else None
         usage = getattr(store, "usage", None) or MemoryStore().usage
-        beside = (documents, forks, erasures, usage, retention, search, summaries)
+        templates = getattr(store, "templates", None) or MemoryStore().templates
+        beside = (documents, forks, erasures, usage, retention, templates, search, summaries)
         reads = Reads(store, store, store, store, work, *beside)
         staged = imports or (store if isinstance(store, MemoryStore) else MemoryStore()).imports
         importing = Imports(staged, store, store, blobs, Announcer(hub, bus), Policy())

@@ -21,6 +21,7 @@ from sessiond.v1 import retention_service_pb2 as retention
 from sessiond.v1 import run_service_pb2 as runs
 from sessiond.v1 import search_service_pb2 as searches
 from sessiond.v1 import session_service_pb2 as sessions
+from sessiond.v1 import template_service_pb2 as templates
 from sessiond.v1 import tool_call_service_pb2 as tool_calls
 from sessiond.v1 import usage_service_pb2 as usage
 from sessiond.v1.document_pb2 import Document, DocumentScope
@@ -51,6 +52,7 @@ from sessiond_server.rpc.search import checks as search_requests
 from sessiond_server.rpc.sessions import branches as branch_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.sessions import erasures as erasure_requests
+from sessiond_server.rpc.templates import checks as template_requests
 from sessiond_server.rpc.tool_calls import checks as tool_call_requests
 from sessiond_server.rpc.usage import checks as usage_requests
 from tests.support.effort import examples
@@ -110,6 +112,10 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "PutDocument": lambda request: document_requests.put_document(request, TENANT),
     "SearchMessages": search_requests.search_messages,
     "SearchSessions": search_requests.search_sessions,
+    "GetTemplate": template_requests.get_template,
+    "PutTemplate": lambda request: template_requests.put_template(request, TENANT),
+    "ListTemplates": template_requests.list_templates,
+    "DeleteTemplate": lambda request: template_requests.delete_template(request, TENANT),
     "GetUsage": lambda request: usage_requests.get_usage(request, TENANT),
     "PlaceHold": retention_requests.place_hold,
     "LiftHold": retention_requests.lift_hold,
@@ -136,6 +142,7 @@ METHODS = {
         documents.DESCRIPTOR.services_by_name["DocumentService"],
         context.DESCRIPTOR.services_by_name["ContextService"],
         searches.DESCRIPTOR.services_by_name["SearchService"],
+        templates.DESCRIPTOR.services_by_name["TemplateService"],
         usage.DESCRIPTOR.services_by_name["UsageService"],
         retention.DESCRIPTOR.services_by_name["RetentionService"],
     )
@@ -326,6 +333,7 @@ def test_every_field_of_a_request_has_a_table() -> None:
     # tests/rpc/test_documents.py
     own |= {"document", "documents", "names", "scope", "scope_id", "key", "key_prefix", "labels", "omit_values"}
     own |= {"first_day", "last_day", "agent_id", "group_by"}  # tests/rpc/test_usage.py
+    own |= {"template", "template_id"}  # tests/rpc/test_templates.py
     fields = {field.name for method in METHODS.values() for field in method.input_type.fields}
     assert fields == own | SHARED.keys()
 

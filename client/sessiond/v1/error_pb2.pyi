@@ -359,6 +359,20 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_HOLD_NOT_FOUND: _ErrorReason.ValueType  # 182
     """NOT_FOUND. The tenant has no such legal hold. Metadata: `hold_id`. Sample: "legal hold not found"."""
+    ERROR_REASON_TEMPLATE_NOT_FOUND: _ErrorReason.ValueType  # 200
+    """NOT_FOUND. There is no such template. Metadata: `template_id`. Sample: "template not found"."""
+    ERROR_REASON_TEMPLATE_VERSION_MISMATCH: _ErrorReason.ValueType  # 201
+    """ABORTED. The template is not at `expected_version`. Metadata: `template_id`, `current_version` (0: there is none),
+    `expected_version`. Sample: "the template is at version 3, not 2".
+    """
+    ERROR_REASON_TEMPLATE_LIMIT_REACHED: _ErrorReason.ValueType  # 202
+    """FAILED_PRECONDITION. The tenant has the most templates that it may have. Metadata: `limit`. Sample: "a tenant may have
+    1000 templates".
+    """
+    ERROR_REASON_TEMPLATE_READ_ONLY: _ErrorReason.ValueType  # 203
+    """PERMISSION_DENIED. A key that is bound to a user writes no templates. Sample: "a key bound to a user cannot write
+    templates".
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
@@ -704,6 +718,20 @@ ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 181
 """
 ERROR_REASON_HOLD_NOT_FOUND: ErrorReason.ValueType  # 182
 """NOT_FOUND. The tenant has no such legal hold. Metadata: `hold_id`. Sample: "legal hold not found"."""
+ERROR_REASON_TEMPLATE_NOT_FOUND: ErrorReason.ValueType  # 200
+"""NOT_FOUND. There is no such template. Metadata: `template_id`. Sample: "template not found"."""
+ERROR_REASON_TEMPLATE_VERSION_MISMATCH: ErrorReason.ValueType  # 201
+"""ABORTED. The template is not at `expected_version`. Metadata: `template_id`, `current_version` (0: there is none),
+`expected_version`. Sample: "the template is at version 3, not 2".
+"""
+ERROR_REASON_TEMPLATE_LIMIT_REACHED: ErrorReason.ValueType  # 202
+"""FAILED_PRECONDITION. The tenant has the most templates that it may have. Metadata: `limit`. Sample: "a tenant may have
+1000 templates".
+"""
+ERROR_REASON_TEMPLATE_READ_ONLY: ErrorReason.ValueType  # 203
+"""PERMISSION_DENIED. A key that is bound to a user writes no templates. Sample: "a key bound to a user cannot write
+templates".
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
 Sample: "internal error".

@@ -256,6 +256,7 @@ class Session(google.protobuf.message.Message):
     SUMMARY_SEQ_FIELD_NUMBER: builtins.int
     FORKED_FROM_FIELD_NUMBER: builtins.int
     REWOUND_FIELD_NUMBER: builtins.int
+    TEMPLATE_FIELD_NUMBER: builtins.int
     LAST_EVENT_ID_FIELD_NUMBER: builtins.int
     LIVE_RUN_ID_FIELD_NUMBER: builtins.int
     LIVE_RUN_FENCE_FIELD_NUMBER: builtins.int
@@ -397,6 +398,10 @@ class Session(google.protobuf.message.Message):
         """
 
     @property
+    def template(self) -> global___TemplateOrigin:
+        """The template that the session was created from, as it was then; absent: none. Output only."""
+
+    @property
     def metadata(self) -> google.protobuf.struct_pb2.Struct:
         """Free data about the session. JSON object of at most 64 KiB serialised and 24 levels; no NaN, no infinity.
         Filterable by containment.
@@ -452,6 +457,7 @@ class Session(google.protobuf.message.Message):
         summary_seq: builtins.int = ...,
         forked_from: global___ForkOrigin | None = ...,
         rewound: collections.abc.Iterable[global___RewoundRange] | None = ...,
+        template: global___TemplateOrigin | None = ...,
         last_event_id: builtins.str = ...,
         live_run_id: builtins.str = ...,
         live_run_fence: builtins.int = ...,
@@ -467,10 +473,32 @@ class Session(google.protobuf.message.Message):
         config: global___SessionConfig | None = ...,
         client_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "client_time", b"client_time", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "base_version", b"base_version", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "rewound", b"rewound", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "summary_seq", b"summary_seq", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "client_time", b"client_time", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "template", b"template", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "base_version", b"base_version", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "rewound", b"rewound", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "summary_seq", b"summary_seq", "team_id", b"team_id", "template", b"template", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Session = Session
+
+@typing.final
+class TemplateOrigin(google.protobuf.message.Message):
+    """The template that a session was created from. It stays as it is when the template is changed or deleted."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEMPLATE_ID_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    template_id: builtins.str
+    """`Template.template_id`."""
+    version: builtins.int
+    """`Template.version`."""
+    def __init__(
+        self,
+        *,
+        template_id: builtins.str = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["template_id", b"template_id", "version", b"version"]) -> None: ...
+
+global___TemplateOrigin = TemplateOrigin
 
 @typing.final
 class ForkOrigin(google.protobuf.message.Message):

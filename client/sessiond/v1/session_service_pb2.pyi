@@ -164,6 +164,7 @@ class CreateSessionRequest(google.protobuf.message.Message):
     RUNS_FIELD_NUMBER: builtins.int
     NO_EXPIRY_FIELD_NUMBER: builtins.int
     REUSE_DELETED_FIELD_NUMBER: builtins.int
+    TEMPLATE_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Idempotency key; see SessionService."""
     no_expiry: builtins.bool
@@ -177,6 +178,12 @@ class CreateSessionRequest(google.protobuf.message.Message):
     its final event too, get POSITION_COMPACTED (`oldest_seq`: N + 1), its attachments and their ids are gone, and of its
     request ids only those that created and deleted it are remembered: a retried DeleteSession gets its first outcome
     and deletes nothing, a retried CreateSession gets SESSION_ALREADY_EXISTS. Feeds show the deletion, then the creation.
+    """
+    template_id: builtins.str
+    """A template with defaults (TEMPLATE_NOT_FOUND). A field that `session` sets wins; of `labels`, `metadata`, `state` and
+    `agent_data` each member by itself, whole; of `config` each field by itself. An empty field takes the template's. The
+    template's `ttl` counts where neither `ttl`, `expire_time` nor `no_expiry` is set. Empty: none. A retry finds its session
+    whatever has become of the template. An id.
     """
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
@@ -204,9 +211,10 @@ class CreateSessionRequest(google.protobuf.message.Message):
         runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
         no_expiry: builtins.bool = ...,
         reuse_deleted: builtins.bool = ...,
+        template_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "request_id", b"request_id", "reuse_deleted", b"reuse_deleted", "runs", b"runs", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "request_id", b"request_id", "reuse_deleted", b"reuse_deleted", "runs", b"runs", "session", b"session", "template_id", b"template_id"]) -> None: ...
 
 global___CreateSessionRequest = CreateSessionRequest
 

@@ -108,6 +108,7 @@ class Parts:
             erasures=truth.erasures,
             retention=truth.retention,
             usage=truth.usage,
+            templates=truth.templates,
             search=search,
             summaries=summaries,
         )

@@ -97,7 +97,7 @@ def session_lines(session: Session, full: bool) -> Iterator[str]:
     status = SessionStatus.Name(session.status).removeprefix("SESSION_STATUS_")
     if session.end_reason:
         status += f" ({EndReason.Name(session.end_reason).removeprefix('END_REASON_')})"
-    tokens, origin = session.usage, session.forked_from
+    tokens, origin, template = session.usage, session.forked_from, session.template
     rows = [
         ("session", session.session_id),
         ("name", session.name),
@@ -108,6 +108,7 @@ def session_lines(session: Session, full: bool) -> Iterator[str]:
         ("labels", ", ".join(f"{key}={value}" for key, value in sorted(session.labels.items()))),
         ("created", when(session.create_time)),
         ("began", when(session.client_time) if session.HasField("client_time") else ""),
+        ("template", f"{template.template_id} at {template.version}" if session.HasField("template") else ""),
         ("fork of", f"{origin.session_id} at {origin.seq}" if session.HasField("forked_from") else ""),
         ("updated", when(session.update_time)),
         ("active", when(session.last_activity_time) if session.HasField("last_activity_time") else ""),

@@ -50,6 +50,8 @@ class CreateSession:
     """What the paths of `session` and `runs` in the request begin with, for violations."""
     reuse_deleted: bool = False
     """The id may be that of a deleted session of the same user."""
+    missing_template: str = ""
+    """The template that the request names, where there is none: then only a retry has an outcome."""
 
 
 @dataclass(frozen=True, slots=True)

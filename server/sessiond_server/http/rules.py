@@ -21,6 +21,7 @@ from sessiond.v1 import (
     run_service_pb2,
     search_service_pb2,
     session_service_pb2,
+    template_service_pb2,
     tool_call_service_pb2,
     usage_service_pb2,
 )
@@ -100,6 +101,10 @@ RULES: Final = (
     Rule("BatchGetSessions", "POST", "/v1/sessions:batchGet", body=WHOLE),
     Rule("BatchCreateSessions", "POST", "/v1/sessions:batchCreate", body=WHOLE),
     Rule("BatchUpdateSessions", "POST", "/v1/sessions:batchUpdate", body=WHOLE),
+    Rule("ListTemplates", "GET", "/v1/templates"),
+    Rule("GetTemplate", "GET", "/v1/templates/{template_id}"),
+    Rule("PutTemplate", "PUT", "/v1/templates/{template.template_id}", body="template"),
+    Rule("DeleteTemplate", "DELETE", "/v1/templates/{template_id}"),
     Rule("GetUsage", "GET", "/v1/usage"),
     Rule("EraseUser", "POST", "/v1/users/{user_id}:erase", body=WHOLE),
     Rule("GetErasure", "GET", "/v1/users/{user_id}/erasure"),
@@ -182,6 +187,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
         context_service_pb2,
         search_service_pb2,
         usage_service_pb2,
+        template_service_pb2,
         export_service_pb2,
         retention_service_pb2,
     )

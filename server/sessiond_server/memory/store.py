@@ -58,6 +58,7 @@ from sessiond_server.memory.retention import MemoryRetention
 from sessiond_server.memory.search import MemorySearch
 from sessiond_server.memory.session import MemorySession
 from sessiond_server.memory.summaries import MemorySummaryQueue
+from sessiond_server.memory.templates import MemoryTemplates
 from sessiond_server.memory.usage import MemoryUsage
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.homes import Homes
@@ -104,6 +105,7 @@ class MemoryStore(MemoryHistory):
             self._request_retention_us,
             self._tombstone_retention_us,
         )
+        self.templates = MemoryTemplates(clock, self._tombstone_retention_us)
         self.usage = MemoryUsage(self._logs, clock)
         self.retention = MemoryRetention(self._logs, self.documents, clock, new_id)
         self.erasures = MemoryErasures(self._logs, self.documents, self.usage, self.retention, clock, new_id)
@@ -420,7 +422,7 @@ class MemoryStore(MemoryHistory):
             self._streams.forget(key)
             del self._logs[key]
         purged = len(requests) + len(tombstones) + self.documents.purge(limit)
-        return purged + await self.imports.purge_imports(limit)
+        return purged + await self.imports.purge_imports(limit) + await self.templates.purge_templates(limit)
 
     async def token_key(self) -> bytes:
         return self._token_key

@@ -34,6 +34,7 @@ from sessiond_server.postgres.sealing import sealed_connections
 from sessiond_server.postgres.search import PostgresSearch
 from sessiond_server.postgres.search_index import PostgresSearchUpkeep
 from sessiond_server.postgres.summaries import PostgresSummaryQueue
+from sessiond_server.postgres.templates import PostgresTemplates
 from sessiond_server.postgres.tenant_keys import PostgresKeys, one_of_each
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.postgres.usage import PostgresUsage
@@ -114,6 +115,7 @@ class PostgresStore(PostgresHistory, PostgresWorkReads):
         self._growth = GrowthWatch(self._transactions.fetch)
         self.documents = PostgresDocuments(self._transactions)
         self.erasures = PostgresErasures(self._transactions, new_id)
+        self.templates = PostgresTemplates(self._transactions, tombstone_retention)
         self.usage = PostgresUsage(self._transactions)
         self.retention = PostgresRetention(self._transactions, new_id)
         self.forks = PostgresForks(self._transactions, self.keyring)
@@ -183,7 +185,7 @@ class PostgresStore(PostgresHistory, PostgresWorkReads):
 
     async def purge(self, limit: int) -> int:
         purged = await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)
-        return purged + await self.imports.purge_imports(limit)
+        return purged + await self.imports.purge_imports(limit) + await self.templates.purge_templates(limit)
 
     async def token_key(self) -> bytes:
         key: bytes = (await self._transactions.fetch(read.TOKEN_KEY))[0][0]

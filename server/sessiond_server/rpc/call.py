@@ -142,7 +142,7 @@ class Call:
         fence: Fence | None = None,
     ) -> Command:
         """The command for a write request. `fence`: that of the writing run; None: no run writes."""
-        request_id, fingerprint = self._identity(request)
+        request_id, fingerprint = self.identity(request)
         size, actor, grant = self.request_bytes, self.principal.name, self.principal.grant
         incarnation = None if grant is None else grant.incarnation
         return Command(
@@ -152,7 +152,7 @@ class Call:
     def commands(self, scope: Scope, request: "WriteRequest", items: Iterable["Item"]) -> list[Command]:
         """The commands that a request for several sessions means. Each has the request's id: no session may occur
         twice."""
-        request_id, fingerprint = self._identity(request)
+        request_id, fingerprint = self.identity(request)
         return [
             Command(
                 scope,
@@ -167,7 +167,7 @@ class Call:
             for item in items
         ]
 
-    def _identity(self, request: "WriteRequest") -> tuple[str, bytes]:
+    def identity(self, request: "WriteRequest") -> tuple[str, bytes]:
         """(request id, fingerprint). A request without an id gets one, and no fingerprint."""
         if not request.request_id:
             return INTERNAL_REQUEST_PREFIX + ids.uuid7(), b""

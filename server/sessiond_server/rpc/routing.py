@@ -23,6 +23,7 @@ from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.retention import RetentionStore
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
+from sessiond_server.store.templates import TemplateStore
 from sessiond_server.store.usage import UsageReads
 from sessiond_server.store.work import WorkStore
 from sessiond_server.summaries.queue import SummaryQueue
@@ -46,6 +47,7 @@ class Reads:
     erasures: ErasureStore
     usage: UsageReads
     retention: RetentionStore
+    templates: TemplateStore
     search: SearchIndex | None
     """None: search is switched off."""
     summaries: SummaryQueue | None

@@ -25,6 +25,7 @@ from sessiond.v1 import (
     run_service_pb2,
     search_service_pb2,
     session_service_pb2,
+    template_service_pb2,
     tool_call_service_pb2,
     usage_service_pb2,
 )
@@ -74,6 +75,7 @@ from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.search.servicer import SearchServicer
 from sessiond_server.rpc.session_tokens import SessionTokens
 from sessiond_server.rpc.sessions.servicer import SessionServicer
+from sessiond_server.rpc.templates.servicer import TemplateServicer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.rpc.usage.servicer import UsageServicer
@@ -88,6 +90,7 @@ TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallS
 DOCUMENTS: Final = document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"]
 CONTEXT: Final = context_service_pb2.DESCRIPTOR.services_by_name["ContextService"]
 SEARCH: Final = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]
+TEMPLATES: Final = template_service_pb2.DESCRIPTOR.services_by_name["TemplateService"]
 USAGE: Final = usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"]
 EXPORTS: Final = export_service_pb2.DESCRIPTOR.services_by_name["ExportService"]
 RETENTION: Final = retention_service_pb2.DESCRIPTOR.services_by_name["RetentionService"]
@@ -102,6 +105,7 @@ SERVICES: Final = (
     CONTEXT,
     SEARCH,
     USAGE,
+    TEMPLATES,
     EXPORTS,
     RETENTION,
 )
@@ -397,6 +401,7 @@ class RpcServer:
                 reads.work,
                 reads.forks,
                 reads.erasures,
+                reads.templates,
                 writer,
                 tokens,
                 self._session_tokens,
@@ -410,6 +415,7 @@ class RpcServer:
             ContextServicer(reads.sessions, reads.queries, reads.history, reads.work, reads.summaries, writer, tokens),
             SearchServicer(reads.search, tokens),
             UsageServicer(reads.usage, tokens),
+            TemplateServicer(reads.templates, tokens),
             ExportServicer(Exports(reads.sessions, reads.logs, database.files), database.imports, self.transfers),
             RetentionServicer(reads.retention, tokens, settings.ended_retention_us),
         )

@@ -12,7 +12,7 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall
-from sessiond_server.domain import encoding, fold, session_rows, text
+from sessiond_server.domain import encoding, fold, session_rows, text, validation
 from sessiond_server.domain.imports import validation as import_validation
 from sessiond_server.domain.imports.rows import Imported, ImportedFile, StagedRows
 from sessiond_server.domain.messages import marks
@@ -59,6 +59,10 @@ def checked_header(header: ExportHeader) -> None:
         found.add("header.session.version", "must be above base_version")
     if session.HasField("forked_from"):
         _origin(found, session)
+    if session.HasField("template"):
+        found.add("header.session.template.template_id", text.identifier(session.template.template_id))
+        if not 1 <= session.template.version <= validation.MOST_INTEGER:
+            found.add("header.session.template.version", "must be 1 to 2^53 - 1")
     try:
         found.check()
     except InvalidFields as error:
@@ -224,7 +228,7 @@ class ImportedLog:
         same = ["session_id", "user_id", "base_version", "type"]
         origin = exported.forked_from
         if event.seq > origin.seq:
-            same += ["create_time", "forked_from"]
+            same += ["create_time", "forked_from", "template"]
         if any(getattr(payload, name) != getattr(exported, name) for name in same):
             raise Broken(f"event.session: {', '.join(same)} must be those of the header")
         if (payload.version, payload.last_event_id, payload.update_time) != (

@@ -31,13 +31,15 @@ from sessiond_server.domain.sessions.content import OBJECT_BYTES, Sizes, after_u
 from sessiond_server.domain.sessions.parts import content_of, copy_field, core_of, limits_of
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import SECOND, microseconds, set_timestamp
-from sessiond_server.errors import InvalidFields, Violation
+from sessiond_server.errors import InvalidFields, TemplateNotFound, Violation
 
 
 def create(step: Step, action: c.CreateSession, known: Known, base_version: int) -> State:
     """Creates a session with its first event, whose `seq` is base_version + 1. Raises InvalidFields for times that
-    contradict the clock."""
+    contradict the clock, and TemplateNotFound."""
     session, now = action.session, step.now_us
+    if action.missing_template:
+        raise TemplateNotFound(action.missing_template)
     if session.HasField("expire_time") and microseconds(session.expire_time) <= now:
         raise InvalidFields([Violation(f"{action.prefix}session.expire_time", "must be in the future")])
     _check_preset(action, now)

@@ -943,6 +943,7 @@ create table encryption_state (
 );
 
 insert into encryption_state default values;
+
 -- Legal holds (docs/decisions/0057-holds-and-retention.md). Rows stay, as the record of who held what, when and why.
 create table legal_holds (
   tenant_id text collate "C" not null,
@@ -1041,3 +1042,20 @@ create table erasure_sessions (
   attachment_bytes bigint not null,
   primary key (tenant_id, user_id, session_id)
 ) with (autovacuum_vacuum_scale_factor = 0.05);
+
+-- Templates of sessions (store/templates.py). With a delete_time: what is left of one that was deleted.
+create table templates (
+  tenant_id text collate "C" not null,
+  template_id text collate "C" not null,
+  version bigint not null,
+  create_time timestamptz not null,
+  delete_time timestamptz,
+  body bytea not null,
+  -- The last write, which its retry finds; an empty fingerprint: no retry can.
+  request_id text not null,
+  fingerprint bytea not null,
+  primary key (tenant_id, template_id)
+) with (autovacuum_vacuum_scale_factor = 0.05);
+
+create index templates_deleted on templates (delete_time)
+  where delete_time is not null;

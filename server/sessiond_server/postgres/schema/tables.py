@@ -9,8 +9,8 @@ TABLES: Final = (
     "move_marks", "pieces", "placement", "releases", "requests", "retention_policies", "run_figures", "runs",
     "search_buckets", "search_entries", "search_feeds", "search_lease", "search_sessions", "service_keys",
     "session_forks", "session_heads", "session_segments", "sessions", "spreads", "summary_feeds", "summary_work",
-    "tenant_homes", "tenant_keys", "tenant_moves", "tool_calls", "uploads", "usage_counters", "usage_feeds",
-    "usage_lease", "usage_remains",
+    "templates", "tenant_homes", "tenant_keys", "tenant_moves", "tool_calls", "uploads", "usage_counters",
+    "usage_feeds", "usage_lease", "usage_remains",
 )  # fmt: skip
 """All tables except schema_versions."""
 

@@ -9,7 +9,7 @@ session or a clock.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from sessiond.v1.session_pb2 import (
@@ -41,9 +41,11 @@ from sessiond.v1.session_service_pb2 import (
     TouchSessionRequest,
     UpdateSessionRequest,
 )
+from sessiond.v1.template_service_pb2 import Template
 from sessiond_server.domain import commands, ids, text, validation
 from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.sessions.parts import content_of
+from sessiond_server.domain.templates.defaults import with_defaults
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import as_of, fields
@@ -87,6 +89,7 @@ OUTPUT_ONLY: Final = (
     "summary_seq",
     "forked_from",
     "rewound",
+    "template",
 )
 """Fields of Session that clients cannot set; except on create, `status` is another."""
 
@@ -124,9 +127,29 @@ def create_session(
     """
     found = FieldViolations()
     fields.request_id(found, request)
+    found.add("template_id", text.optional_identifier(request.template_id))
     _new_session(found, "", request, scope)
     found.check()
     return _creation(request, scope, _session_id(request, scope, request.request_id, new_id))
+
+
+def create_from_template(
+    request: CreateSessionRequest, stored: bytes | None, scope: commands.Scope, new_id: Callable[[], str] = ids.uuid7
+) -> commands.CreateSession:
+    """The action for a request that create_session has checked, with the defaults of the stored Template. Without one
+    the action is refused, unless it is the retry of one that was carried out."""
+    template = Template() if stored is None else Template.FromString(stored)
+    whole = CreateSessionRequest()
+    whole.CopyFrom(request)
+    whole.session.CopyFrom(with_defaults(request.session, template.session, no_expiry=request.no_expiry))
+    found = FieldViolations()
+    _new_session(found, "", whole, scope)
+    found.check()
+    action = _creation(whole, scope, _session_id(request, scope, request.request_id, new_id))
+    if stored is None:
+        return replace(action, missing_template=request.template_id)
+    action.session.template.template_id, action.session.template.version = template.template_id, template.version
+    return action
 
 
 class New(Protocol):

@@ -53,6 +53,7 @@ from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.history import HistoryReads
 from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
+from sessiond_server.store.templates import TemplateStore
 from sessiond_server.store.work import WorkStore
 
 _Change = (
@@ -71,6 +72,7 @@ class SessionServicer:
         work: WorkStore,
         forks: ForkStore,
         erasures: ErasureStore,
+        templates: TemplateStore,
         writer: Writer,
         tokens: PageTokens,
         session_tokens: SessionTokens,
@@ -81,13 +83,23 @@ class SessionServicer:
         self._work = work
         self._forks = forks
         self._erasures = erasures
+        self._templates = templates
         self._writer = writer
         self._tokens = tokens
         self._session_tokens = session_tokens
 
     async def create_session(self, request: CreateSessionRequest, call: Call) -> bytes:
+        if request.template_id:
+            return await self._create_from_template(request, call)
         action = requests.create_session(request, call.scope)
         scope = call.admit(SESSIONS_WRITE)
+        return await self._written(call.command(scope, request, action.session.session_id, action))
+
+    async def _create_from_template(self, request: CreateSessionRequest, call: Call) -> bytes:
+        requests.create_session(request, call.scope)
+        scope = call.admit(SESSIONS_WRITE)
+        template = await self._templates.get_template(scope, request.template_id)
+        action = requests.create_from_template(request, template, scope)
         return await self._written(call.command(scope, request, action.session.session_id, action))
 
     async def fork_session(self, request: ForkSessionRequest, call: Call) -> bytes:

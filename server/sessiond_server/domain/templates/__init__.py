@@ -1,0 +1,1 @@
+"""Templates: named defaults for new sessions."""
