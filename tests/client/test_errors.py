@@ -118,14 +118,14 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.ErasureNotFound("u"), {"user_id": "u"}),
     (server_errors.UnderLegalHold(user_id="u"), {"session_id": "", "user_id": "u"}),
     (server_errors.HoldNotFound("h"), {"hold_id": "h"}),
-    (
-        server_errors.DocumentVersionMismatch("DOCUMENT_SCOPE_USER", "u", "k", 3, 2),
-        {"key": "k", "current_version": 3},
-    ),
     (server_errors.TemplateNotFound("t"), {"template_id": "t"}),
     (server_errors.TemplateVersionMismatch("t", 3, 2), {"template_id": "t", "current_version": 3}),
     (server_errors.TemplateLimitReached(1000), {"limit": 1000}),
     (server_errors.TemplateReadOnly(), {}),
+    (
+        server_errors.DocumentVersionMismatch("DOCUMENT_SCOPE_USER", "u", "k", 3, 2),
+        {"key": "k", "current_version": 3},
+    ),
     (server_errors.DocumentReadOnly("DOCUMENT_SCOPE_TENANT"), {}),
     (server_errors.DocumentLocked("DOCUMENT_SCOPE_USER", "u", "k"), {"key": "k"}),
     (server_errors.ExportOutdated("s"), {"session_id": "s"}),

@@ -131,3 +131,15 @@ async def test_a_field_beyond_its_bounds_is_named(wire: Wire) -> None:
     template = tp.Template(template_id=longest, description="\U0001f600" * 1000)
     made = await wire.call("PutTemplate", tp.PutTemplateRequest(template=template))
     assert (made.template_id, made.version) == (longest, 1)
+
+
+async def test_a_retry_of_a_write_gets_the_first_outcome(wire: Wire) -> None:
+    for rpc, request in (
+        ("PutTemplate", tp.PutTemplateRequest(template=tp.Template(template_id="t"), request_id="r1")),
+        ("DeleteTemplate", tp.DeleteTemplateRequest(template_id="t", request_id="r2")),
+    ):
+        first = await wire.call(rpc, request)
+        assert await wire.call(rpc, request) == first
+        request.expected_version = 7
+        failure = await wire.failure(rpc, request)
+        assert (failure.reason, list(failure.violations)) == ("REQUEST_ID_REUSED", ["request_id"])

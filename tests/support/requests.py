@@ -49,6 +49,8 @@ WRITES = {
     "TouchSession": s.TouchSessionRequest(session_id="active"),
     "DeleteSession": s.DeleteSessionRequest(session_id="active"),
     "EraseUser": s.EraseUserRequest(user_id="ann"),
+    "PutTemplate": tp.PutTemplateRequest(template=tp.Template(template_id="t", session=Session(name="n"))),
+    "DeleteTemplate": tp.DeleteTemplateRequest(template_id="kept"),
     "BatchDeleteSessions": s.BatchDeleteSessionsRequest(session_ids=["active", "none", "ended"]),
     "BatchCreateSessions": s.BatchCreateSessionsRequest(
         sessions=[s.NewSession(session=Session(session_id=name)) for name in ("fresh", "active")]
@@ -99,8 +101,9 @@ STREAMED = frozenset(["UploadAttachment", "ImportSession"])
 """The request id of an upload is that of the first message of its stream; see test_uploads.py. An import has none."""
 
 
-BESIDE = frozenset(["EraseUser", "PlaceHold", "LiftHold", "SetRetentionPolicy"])
-"""Writes to no session and by no command: see test_erasures.py and test_holds.py of tests/conformance."""
+BESIDE = frozenset(["EraseUser", "PlaceHold", "LiftHold", "SetRetentionPolicy", "PutTemplate", "DeleteTemplate"])
+"""Writes to no session and by no command: see test_erasures.py, test_holds.py and test_templates.py of
+tests/conformance."""
 
 
 COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED | STREAMED | BESIDE]
@@ -135,10 +138,8 @@ READS = {
     ),
     "SearchMessages": q.SearchMessagesRequest(query="hello"),
     "SearchSessions": q.SearchSessionsRequest(query="far"),
-    "PutTemplate": tp.PutTemplateRequest(template=tp.Template(template_id="t", session=Session(name="n"))),
     "GetTemplate": tp.GetTemplateRequest(template_id="kept"),
     "ListTemplates": tp.ListTemplatesRequest(),
-    "DeleteTemplate": tp.DeleteTemplateRequest(template_id="kept"),
     "GetUsage": u.GetUsageRequest(group_by=[u.UsageDimension.USAGE_DIMENSION_AGENT]),
     "ListDocuments": d.ListDocumentsRequest(scope=TENANT_WIDE, key_prefix="set"),
     "GetContext": x.GetContextRequest(session_id="active", max_tokens=1000),

@@ -170,6 +170,10 @@ def minimal(rpc: str) -> Any:
         request.policy.SetInParent()
     if rpc == "LiftHold":
         request.hold_id = "h"
+    if "template_id" in fields and rpc != "CreateSession":
+        request.template_id = "t"
+    if "template" in fields:
+        request.template.template_id = "t"
     if "session_ids" in fields:
         request.session_ids.append("s")
     if "scope" in fields:

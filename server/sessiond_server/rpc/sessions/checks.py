@@ -9,7 +9,7 @@ session or a clock.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from sessiond.v1.session_pb2 import (
@@ -41,11 +41,9 @@ from sessiond.v1.session_service_pb2 import (
     TouchSessionRequest,
     UpdateSessionRequest,
 )
-from sessiond.v1.template_service_pb2 import Template
 from sessiond_server.domain import commands, ids, text, validation
 from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.sessions.parts import content_of
-from sessiond_server.domain.templates.defaults import with_defaults
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import as_of, fields
@@ -128,28 +126,9 @@ def create_session(
     found = FieldViolations()
     fields.request_id(found, request)
     found.add("template_id", text.optional_identifier(request.template_id))
-    _new_session(found, "", request, scope)
+    check_new(found, "", request, scope)
     found.check()
-    return _creation(request, scope, _session_id(request, scope, request.request_id, new_id))
-
-
-def create_from_template(
-    request: CreateSessionRequest, stored: bytes | None, scope: commands.Scope, new_id: Callable[[], str] = ids.uuid7
-) -> commands.CreateSession:
-    """The action for a request that create_session has checked, with the defaults of the stored Template. Without one
-    the action is refused, unless it is the retry of one that was carried out."""
-    template = Template() if stored is None else Template.FromString(stored)
-    whole = CreateSessionRequest()
-    whole.CopyFrom(request)
-    whole.session.CopyFrom(with_defaults(request.session, template.session, no_expiry=request.no_expiry))
-    found = FieldViolations()
-    _new_session(found, "", whole, scope)
-    found.check()
-    action = _creation(whole, scope, _session_id(request, scope, request.request_id, new_id))
-    if stored is None:
-        return replace(action, missing_template=request.template_id)
-    action.session.template.template_id, action.session.template.version = template.template_id, template.version
-    return action
+    return creation(request, scope, id_of(request, scope, request.request_id, new_id))
 
 
 class New(Protocol):
@@ -167,7 +146,7 @@ class New(Protocol):
     def HasField(self, field_name: Literal["session"]) -> bool: ...  # noqa: N802 - protobuf's name
 
 
-def _new_session(found: FieldViolations, prefix: str, new: New, scope: commands.Scope) -> None:
+def check_new(found: FieldViolations, prefix: str, new: New, scope: commands.Scope) -> None:
     """`prefix`: what the names of the fields begin with in violations, such as `sessions[3].`."""
     path, session = f"{prefix}session", new.session
     if not new.HasField("session"):
@@ -187,14 +166,14 @@ def _new_session(found: FieldViolations, prefix: str, new: New, scope: commands.
     session_validation.content_size(found, path, size + sum(run.ByteSize() for run in new.runs))
 
 
-def _session_id(new: New, scope: commands.Scope, request_id: str, new_id: Callable[[], str]) -> str:
+def id_of(new: New, scope: commands.Scope, request_id: str, new_id: Callable[[], str]) -> str:
     """The session's id: the caller's, or one that a retry with the same request id gets again."""
     if new.session.session_id:
         return new.session.session_id
     return ids.derived(scope.tenant_id, scope.user_id, request_id) if request_id else new_id()
 
 
-def _creation(new: New, scope: commands.Scope, session_id: str, prefix: str = "") -> commands.CreateSession:
+def creation(new: New, scope: commands.Scope, session_id: str, prefix: str = "") -> commands.CreateSession:
     """The action for a checked session."""
     session = Session()
     session.CopyFrom(new.session)
@@ -221,7 +200,7 @@ def batch_create_sessions(
     for index, new in enumerate(request.sessions):
         if found.enough:
             break
-        _new_session(found, f"sessions[{index}].", new, scope)
+        check_new(found, f"sessions[{index}].", new, scope)
         if session_id := new.session.session_id:
             _once(found, f"sessions[{index}].session.session_id", seen, session_id, index, "sessions")
     found.check()
@@ -229,8 +208,8 @@ def batch_create_sessions(
     for index, new in enumerate(request.sessions):
         # A request id has no "/": no single creation derives the same id.
         request_id = request.request_id and f"{request.request_id}/{index}"
-        session_id = _session_id(new, scope, request_id, new_id)
-        actions.append(_creation(new, scope, session_id, f"sessions[{index}]."))
+        session_id = id_of(new, scope, request_id, new_id)
+        actions.append(creation(new, scope, session_id, f"sessions[{index}]."))
     return actions
 
 

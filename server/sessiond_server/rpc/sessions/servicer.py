@@ -48,6 +48,7 @@ from sessiond_server.rpc.session_tokens import SessionTokens
 from sessiond_server.rpc.sessions import branches as branch_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.sessions import erasures as erasure_requests
+from sessiond_server.rpc.sessions.from_templates import create_from_template
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
@@ -99,7 +100,7 @@ class SessionServicer:
         requests.create_session(request, call.scope)
         scope = call.admit(SESSIONS_WRITE)
         template = await self._templates.get_template(scope, request.template_id)
-        action = requests.create_from_template(request, template, scope)
+        action = create_from_template(request, template, scope)
         return await self._written(call.command(scope, request, action.session.session_id, action))
 
     async def fork_session(self, request: ForkSessionRequest, call: Call) -> bytes:
