@@ -26,6 +26,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "tool_call_id": "c1",
     "attachment_id": "report",
     "document_key": "notes",
+    "template_id": "support",
     "scope_id": "ada",
     "user_id": "ada",
     "fence": "4",
@@ -46,6 +47,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "FinishRun": {"run": {"fence": "{{fence}}"}, "status": "RUN_STATUS_COMPLETED"},
     "RequestToolCall": {"tool_call": {"tool_call_id": "{{tool_call_id}}", "name": "search", "requires_approval": True}},
     **{f"PutDocumentOf{owner}": _DOCUMENT for owner in ("Tenant", "Agent", "User", "Session")},
+    "PutTemplate": {"session": {"labels": {"team": "support"}, "config": {"max_messages": 200}}},
     "SearchMessages": {"query": "hello"},
     "SearchSessions": {"query": "trains"},
 }

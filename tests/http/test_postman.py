@@ -18,6 +18,7 @@ WORKING = (
     *("CreateSession", "UpdateSession", "AppendMessages", "BeginRun", "HeartbeatRun", "RequestToolCall"),
     *("ListMessages", "ListToolCalls", "ListPendingApprovals", "FinishRun", "GetRun", "ListSessions", "CountSessions"),
     *("PutDocumentOfUser", "GetDocumentOfUser", "ListDocumentsOfUser", "GetSession", "DeleteSession"),
+    *("PutTemplate", "GetTemplate", "ListTemplates", "DeleteTemplate"),
 )
 """Requests that a new service answers well, one after the other, as they are."""
 
