@@ -10,9 +10,12 @@ import pytest
 
 from sessiond.v1.erasure_pb2 import ErasureState
 from sessiond.v1.message_pb2 import Message
+from sessiond.v1.session_pb2 import Session
+from sessiond.v1.template_service_pb2 import Template
 from sessiond_server import erasing
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.sessions import rules as session_rules
+from sessiond_server.domain.templates.rules import TemplateRequest
 from sessiond_server.errors import ImportIncomplete
 from sessiond_server.exports import files, receiving
 from sessiond_server.postgres import forks as postgres_forks
@@ -39,7 +42,10 @@ from tests.support.wire import DirectWriter
 
 TENANT: Final = "tenant"
 ALWAYS: Final = UsageQuery(date.min, date.max, None, None, None, frozenset())
-EMPTY: Final = {"move_marks": "has a row only while a move closes the source, and at the end of one"}
+EMPTY: Final = {
+    "move_marks": "has a row only while a move closes the source, and at the end of one",
+    "tenant_keys": "has rows only where contents are encrypted",
+}
 """Tables that have no row of the tenant before the move, and why."""
 
 
@@ -69,6 +75,7 @@ async def backend_of(dsn: str) -> AsyncIterator[tuple[Backend, PostgresBlobs]]:
                 attachments=files,
                 other_attachments=files,
                 imports=store.imports,
+                templates=store.templates,
                 usage=usage,
                 counting=usage,
                 advance=never,
@@ -96,6 +103,8 @@ async def fill(backend: Backend, blobs: PostgresBlobs, caller: Caller) -> list[A
     await accepted(store, caller.create("uncounted"), caller.append("uncounted", "counted after its end"))
     await accepted(store, caller.delete("uncounted"))
     await begun(backend, caller, declared("half"))
+    template = Template(template_id="t", session=Session(name="Draft"))
+    await backend.templates.put_template(caller.scope, template, 0, TemplateRequest("r-template", b"same"))
     await written(store, put(ANN, "likes"), "r-document")
     await one(branched, caller.fork("s", "early", seq=3), c.SessionWritten)
     # A redaction whose process ends before the fork is told, and a deletion whose first step is yet to come.
@@ -131,6 +140,7 @@ async def seen(backend: Backend, caller: Caller) -> dict[str, Any]:
     for name in ("s", "q"):
         shown[f"forks of {name}"] = await backend.forks.list_forks(caller.scope, name, after=None, limit=10)
     shown["erasure"] = await backend.erasures.get_erasure(caller.scope, "ann")
+    shown["template"] = await backend.templates.get_template(caller.scope, "t")
     shown["usage"] = (await backend.usage.get_usage(caller.scope, ALWAYS, after=None, limit=10)).rows
     shown["document"] = await backend.documents.get_documents(caller.scope, [(*ANN, "likes")])
     return shown

@@ -22,8 +22,10 @@ from tests.support.transactions import connected
 
 IDS: Final = ("main", "eu", "us")
 """The default database first."""
-_ABILITIES: Final = frozenset({"attachments", "documents", "erasures", "forks", "imports", "retention", "search"})
-_SUMS: Final = frozenset({"purge", "abandon_uploads", "release_blobs", "purge_imports"})
+_ABILITIES: Final = frozenset(
+    {"attachments", "documents", "erasures", "forks", "imports", "retention", "search", "templates"}
+)
+_SUMS: Final = frozenset({"purge", "abandon_uploads", "release_blobs", "purge_imports", "purge_templates"})
 """What every database does for itself, with how much it did."""
 
 
@@ -222,6 +224,7 @@ def backend_of(store: Routed, other: Routed, advance: Callable[[float], Awaitabl
         store.retention,
         store.forks,
         store.imports,
+        store.templates,
         store.usage,
         store.usage,
         advance,
