@@ -413,11 +413,7 @@ class MemoryStore(MemoryHistory):
         ][:limit]
         for log, request_id in requests:
             del log.requests[request_id]
-        tombstones = [
-            key
-            for key, log in self._logs.items()
-            if log.delete_time_us is not None and log.delete_time_us < oldest_tombstone
-        ][:limit]
+        tombstones = [key for key, log in self._logs.items() if (log.delete_time_us or now) < oldest_tombstone][:limit]
         for key in tombstones:
             self._streams.forget(key)
             del self._logs[key]
