@@ -24,9 +24,10 @@ from sessiond_server.postgres.moving import copying
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.branches import BranchedCommits
 from sessiond_server.store.contract import Store
+from sessiond_server.store.retention import NewHold
 from sessiond_server.store.usage import UsageQuery
 from tests.support import rich_session
-from tests.support.caller import Caller, accepted, one, texts
+from tests.support.caller import DAY, Caller, accepted, one, texts
 from tests.support.databases import Databases
 from tests.support.documents import ANN, put, written
 from tests.support.encryption import encryption
@@ -42,10 +43,7 @@ from tests.support.wire import DirectWriter
 
 TENANT: Final = "tenant"
 ALWAYS: Final = UsageQuery(date.min, date.max, None, None, None, frozenset())
-EMPTY: Final = {
-    "move_marks": "has a row only while a move closes the source, and at the end of one",
-    "tenant_keys": "has rows only where contents are encrypted",
-}
+EMPTY: Final = {"move_marks": "has a row only while a move closes the source, and at the end of one"}
 """Tables that have no row of the tenant before the move, and why."""
 
 
@@ -66,7 +64,6 @@ async def backend_of(dsn: str) -> AsyncIterator[tuple[Backend, PostgresBlobs]]:
     async with PostgresStore(dsn, encryption=encryption()) as store, PostgresBlobs(dsn) as blobs:
         await store.ping()
         files, usage = store.attachments, store.usage
-        beside: Any = {"documents": store.documents, "erasures": store.erasures, "forks": store.forks}
         yield (
             Backend(
                 store=store,
@@ -80,7 +77,10 @@ async def backend_of(dsn: str) -> AsyncIterator[tuple[Backend, PostgresBlobs]]:
                 counting=usage,
                 advance=never,
                 dsn=dsn,
-                **beside,
+                documents=store.documents,
+                erasures=store.erasures,
+                forks=store.forks,
+                retention=store.retention,
             ),
             blobs,
         )
@@ -117,6 +117,12 @@ async def fill(backend: Backend, blobs: PostgresBlobs, caller: Caller) -> list[A
     await one(store, caller.delete("p", request_id="r-deletion"), c.SessionDeleted)
     await accepted(store, caller.create("anns", user_id="ann"), caller.append("anns", "of ann"))
     await backend.erasures.begin_erasure(caller.scope, "ann", "r-erasure")
+    claim = await backend.erasures.claim_erasure(0.001)
+    assert claim is not None
+    assert await backend.erasures.sessions_to_erase(claim, 10) == ["anns"]
+    hold = NewHold("early", "", "asked for", "test", "r-hold")
+    await backend.retention.place_hold(caller.scope, hold)
+    await backend.retention.set_policy(caller.scope, 90 * DAY, "test")
     site = site_of(backend)
     await site.follow()
     await accepted(store, caller.create("due"), caller.append("due", *"abcdef"))
@@ -141,6 +147,7 @@ async def seen(backend: Backend, caller: Caller) -> dict[str, Any]:
         shown[f"forks of {name}"] = await backend.forks.list_forks(caller.scope, name, after=None, limit=10)
     shown["erasure"] = await backend.erasures.get_erasure(caller.scope, "ann")
     shown["template"] = await backend.templates.get_template(caller.scope, "t")
+    shown["policy"] = await backend.retention.get_policy(caller.scope)
     shown["usage"] = (await backend.usage.get_usage(caller.scope, ALWAYS, after=None, limit=10)).rows
     shown["document"] = await backend.documents.get_documents(caller.scope, [(*ANN, "likes")])
     return shown
