@@ -88,15 +88,17 @@ class _Callers:
         self.report = report
         self.stopping = False
         self._seed = seed
+        self._number = 0
+        """Of the client that answered last, or may answer."""
         self._changed = asyncio.Event()
 
     async def call(self, make: Callable[[sessiond.Client], Awaitable[T]]) -> T:
-        number = 0
         while True:
+            number = self._number
             try:
                 return await make(self.clients[number % len(self.clients)])
             except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
-                number += 1
+                self._number = number + 1
                 await asyncio.sleep(0.02)
 
     async def acknowledged(self, more: int) -> None:
