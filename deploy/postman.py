@@ -27,6 +27,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "attachment_id": "report",
     "document_key": "notes",
     "template_id": "support",
+    "hold_id": "h1",
     "scope_id": "ada",
     "user_id": "ada",
     "fence": "4",

@@ -41,8 +41,9 @@ WITHOUT_WORDS = {
     "DeleteDocument", "RequestSummary",
 }  # fmt: skip
 """Writes whose requests have no words: ids only."""
-IN_THE_CLEAR = {"PlaceHold", "LiftHold", "SetRetentionPolicy"}
-"""Writes whose words are no content: reasons of holds are a record that outlives contents, and stay in the clear."""
+IN_THE_CLEAR = {"PlaceHold", "LiftHold", "SetRetentionPolicy", "PutTemplate", "DeleteTemplate"}
+"""Writes whose words are no content: reasons of holds are a record that outlives contents, and stay in the clear;
+templates do too, as docs/encryption.md says."""
 
 NO_WORDS = ("usage", "forked_from", "last_event_id", "live_run_id")
 """Fields of a session that callers do not set, or that are numbers."""
