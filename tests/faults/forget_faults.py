@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,13 +235,12 @@ async def campaign(
                 tasks.create_task(callers.run(worker))
             await callers.acknowledged(workers)
             for fault in range(1, faults + 1):
-                await callers.acknowledged(chance.randrange(1, 2 * workers))
+                waiting = asyncio.create_task(callers.acknowledged(chance.randrange(1, 2 * workers)))
+                while not waiting.done():
+                    await asyncio.wait([waiting], timeout=1)
+                    await _started(replicas, report)  # or both may be away, and nothing is acknowledged
                 if fault in stops:
                     _stop_postgres(data)
-                for replica in replicas:
-                    if replica.ended:
-                        report.died += 1
-                        await replica.start()
                 replica = chance.choice(replicas)
                 await replica.kill()
                 await replica.start({"SESSIOND_FAILPOINTS": chance.choice(FAILPOINTS)})
@@ -261,6 +260,14 @@ async def campaign(
         await _look(callers, servers, data, blobs, log)
     report.seconds = time.monotonic() - began
     return report
+
+
+async def _started(replicas: Sequence[Replica], report: Report) -> None:
+    """Starts those that have ended by themselves."""
+    for replica in replicas:
+        if replica.ended:
+            report.died += 1
+            await replica.start()
 
 
 async def _judge(callers: _Callers, postgres_dsn: str) -> None:
