@@ -35,6 +35,9 @@ BACKGROUND = {
     "event-poll",
     "search",
     "usage",
+    "summary-feeds",
+    "summary-claims",
+    "summary",
     LOOKS_FOR_BLOCKERS,
 }
 """Tasks whose statements are no caller's."""
@@ -87,6 +90,7 @@ async def service(tmp_path: Path, postgres_dsn: str, redis_url: str, sent: list[
         "SESSIOND_KEYS_FILE": str(keys),
         "SESSIOND_SWEEP_INTERVAL": "24h",
         "SESSIOND_SEARCH": "true",
+        "SESSIOND_SUMMARISER": "extractive",
         "SESSIOND_GRACE": "1s",
     }
     async with (

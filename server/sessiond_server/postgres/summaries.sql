@@ -80,7 +80,7 @@ set counted_to = greatest(w.counted_to, excluded.counted_to), messages = w.messa
       or $7::bigint between 1 and w.tokens + excluded.tokens then clock_timestamp()
   end
 
--- name: request  index: summary_work_pkey summary_work_asked
+-- name: request  index: summary_work_asked
 -- $3 how many of the newest messages stay out, $4 the most other sessions that may wait. A row: it was noted.
 insert into summary_work as w
   (tenant_id, session_id, counted_to, messages, tokens, ended_seq, asked, requests, keep, due_time)
