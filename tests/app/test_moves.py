@@ -61,6 +61,11 @@ async def indexed(dsn: str) -> int:
         return count
 
 
+def settled(counts: dict[str, int]) -> dict[str, int]:
+    """Without what is counted of the feed in the background; tests/app/test_moved_contents.py has it."""
+    return {table: count for table, count in counts.items() if not table.startswith("usage_")}
+
+
 async def fill(client: sessiond.Client) -> dict[str, Any]:
     """Some of everything; what is kept of it."""
     await client.create_session(session_id="s", user_id="u", state={"a": 1}, active=True)
@@ -100,7 +105,7 @@ async def test_everything_of_a_tenant_moves(
             assert [hit.seq for hit in found.hits] == [2]
             assert await indexed(dsns[source]) == 0
             assert await indexed(dsns[target]) == 1
-            assert await rows(dsns[target], tenant) == before
+            assert settled(await rows(dsns[target], tenant)) == settled(before)
             again = await client.append_messages("s", [sessiond.user("one")], request_id="retried")
             assert again == kept["first"]
             await client.append_messages("s", [sessiond.user("two")])

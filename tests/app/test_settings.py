@@ -77,6 +77,7 @@ OTHER_VALUES = {
     "summary_key_file": ("key", Path("key")),
     "content_patches": ("0", 0),
     "request_retention": ("90m", 5400.0),
+    "ended_retention": ("24h", 86400.0),
     "tombstone_retention": ("7d", 604800.0),
     "blob_store": ("s3://bucket/prefix?region=x", SecretUrl("s3://bucket/prefix?region=x")),
     "max_message_size": ("2MiB", 2**21),

@@ -110,6 +110,8 @@ def odd_fields(source: Random, request: ProtoMessage) -> bytes:
 
 def make_odd(source: Random, message: ProtoMessage, depth: int = 0) -> None:
     """Sets one field to an odd value; a message field goes the same way, at most 30 deep."""
+    if not message.DESCRIPTOR.fields:
+        return
     descriptor: Any = source.choice(message.DESCRIPTOR.fields)
     name, kind = descriptor.name, descriptor.type
     inner = descriptor.message_type

@@ -21,7 +21,7 @@ from tests.support.waiting import until
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / "build" / "agentos"
 REQUIREMENTS = ROOT / "benchmarks" / "peers" / "agentos.txt"
-PROGRAM = ROOT / "tests" / "http" / "agentos_platform.py"
+PROGRAM = ROOT / "tests" / "support" / "agentos_platform.py"
 REQUIRED = "SESSIOND_REQUIRE_AGENTOS"
 """Set in CI: tests that need the platform fail where it cannot be installed, where they would be skipped."""
 SECONDS = 900

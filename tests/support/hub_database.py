@@ -14,7 +14,6 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Key
-from sessiond_server.memory.log import Logs
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
@@ -213,8 +212,9 @@ class Database:
 
     def _opened(self) -> MemoryStore:
         store = MemoryStore(clock=self.clock, policy=PATCHING)
-        store._logs = self.history.logs
-        store._streams = Logs(store._logs)
+        # The parts of the store share its dictionary, so that is filled, not replaced.
+        store._logs.update(self.history.logs)
+        self.history.logs = store._logs
         for event in self.history.events.values():
             if self._row(event) is not None:
                 store._streams._feeds.setdefault(event.key[0], []).append(event.place)
