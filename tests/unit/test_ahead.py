@@ -105,6 +105,8 @@ async def test_server_that_stops_gets_what_was_accepted_and_asks_for_no_more() -
         world.intake.end()
         await world.intake.handed_over()
         await until(lambda: world.server.got == [1, 2, 3])
+        for _ in range(3):
+            await asyncio.sleep(0)  # requests that were made before the end get to the server
         asked = len(world.server.asked)
         world.server.answer(4, 5)
         await until(lambda: world.server.got == [1, 2, 3, 4, 5])
