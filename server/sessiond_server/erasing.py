@@ -6,12 +6,13 @@ leaves a claim that is over after CLAIM_SECONDS; the next one goes on, since wha
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from sessiond_server import failpoints
 from sessiond_server.domain import ids
 from sessiond_server.domain.commands import ACTOR, INTERNAL_REQUEST_PREFIX, Command, DeleteSession, Scope
+from sessiond_server.domain.rows import Key
 from sessiond_server.errors import QueueFull, SessionNotFound, Unavailable, UnderLegalHold
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.erasures import ErasureClaim, ErasureStore
@@ -28,11 +29,22 @@ CLAIM_SECONDS: Final = 60.0
 """How long a claim holds without a step. A step of SESSIONS deletions takes a part of a second."""
 
 
-async def run(erasures: ErasureStore, writer: Writer, interval: float, new_id: Callable[[], str] = ids.uuid7) -> None:
-    """Carries out what is under way every `interval` seconds until cancelled. Logs errors, and goes on."""
+ForgetDeleted = Callable[[Mapping[Key, int]], Awaitable[None]]
+"""Takes deleted sessions, with the versions of their deletions, out of the cache."""
+
+
+async def run(
+    erasures: ErasureStore,
+    writer: Writer,
+    interval: float,
+    forget: ForgetDeleted | None = None,
+    new_id: Callable[[], str] = ids.uuid7,
+) -> None:
+    """Carries out what is under way every `interval` seconds until cancelled. Logs errors, and goes on. `forget` None:
+    there is no cache."""
     while True:
         try:
-            while await erase_one(erasures, writer, new_id):
+            while await erase_one(erasures, writer, forget, new_id):
                 pass
         except (Unavailable, QueueFull) as error:
             _log.warning("cannot erase: %s", error)
@@ -41,7 +53,12 @@ async def run(erasures: ErasureStore, writer: Writer, interval: float, new_id: C
         await asyncio.sleep(interval)
 
 
-async def erase_one(erasures: ErasureStore, writer: Writer, new_id: Callable[[], str] = ids.uuid7) -> bool:
+async def erase_one(
+    erasures: ErasureStore,
+    writer: Writer,
+    forget: ForgetDeleted | None = None,
+    new_id: Callable[[], str] = ids.uuid7,
+) -> bool:
     """Carries out one erasure to its end; returns False if none can be claimed. Cancelling loses nothing.
 
     `writer`: where callers' writes go too, so that caches, watchers and the index of searches learn of each deletion.
@@ -49,6 +66,8 @@ async def erase_one(erasures: ErasureStore, writer: Writer, new_id: Callable[[],
     claim = await erasures.claim_erasure(CLAIM_SECONDS)
     if claim is None:
         return False
+    if forget is not None:
+        await _forget_noted(erasures, claim, forget)
     sessions, after = 0, ""
     while True:
         found = await erasures.sessions_to_erase(claim, SESSIONS)
@@ -71,6 +90,14 @@ async def erase_one(erasures: ErasureStore, writer: Writer, new_id: Callable[[],
         if done:
             _log.info("went through what a user has: %d sessions deleted in this claim", sessions)
             return True
+
+
+async def _forget_noted(erasures: ErasureStore, claim: ErasureClaim, forget: ForgetDeleted) -> None:
+    """Tells the cache of deletions in earlier claims: the server may have been killed between commit and cache."""
+    after = ""
+    while gone := await erasures.noted_deletions(claim, after, NAMED):
+        await forget({(claim.tenant_id, session_id): version for session_id, version in gone})
+        after = gone[-1][0]
 
 
 async def _delete(writer: Writer, claim: ErasureClaim, session_id: str, new_id: Callable[[], str]) -> bool:

@@ -359,6 +359,22 @@ async def test_redacted_message_is_removed_from_the_cache(store: CachedSessions,
     assert [Message.FromString(message).HasField("redact_time") for message in page.messages] == [False, True]
 
 
+async def test_deletion_of_a_server_that_was_killed_can_be_told_to_the_cache(
+    store: CachedSessions, behind: Watched
+) -> None:
+    """Until then its copy is there. The session that takes the id anew is cached as ever."""
+    await accepted(store, CALLER.create("s"), CALLER.append("s", "one"))
+    await accepted(behind, CALLER.delete("s"))
+    assert (await store.get_session(SCOPE, "s", content=False)).version == 2
+    await store.forget_deleted({KEY: 3})
+    with pytest.raises(SessionNotFound):
+        await store.get_session(SCOPE, "s", content=False)
+    await accepted(store, CALLER.create("s", reuse=True))
+    reads = len(behind.calls)
+    assert (await store.get_session(SCOPE, "s", content=False)).version == 4
+    assert len(behind.calls) == reads
+
+
 async def test_expired_session_is_updated_in_the_cache(behind: Watched, cache: Deaf) -> None:
     now = 1_700_000_000_000_000
     behind._clock = lambda: now

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from sessiond.v1.erasure_pb2 import ErasureState
 from sessiond_server import erasing
 from sessiond_server.domain.commands import Command, Outcome, Scope
+from sessiond_server.domain.rows import Key
 from sessiond_server.errors import ErasureNotFound, StoreUnavailable
 from sessiond_server.postgres.schema.tables import TABLES
 from sessiond_server.store.commits import Commits
@@ -208,6 +209,25 @@ async def test_another_server_goes_on_where_one_was_killed(backend: Backend, com
     ended = await backend.erasures.get_erasure(EVERYONE, "ann")
     assert (ended.state, ended.session_count) == (DONE, 2)
     assert await backend.store.get_sessions(EVERYONE, ["a", "c"], content=False) == [None, None]
+
+
+async def test_cache_is_told_of_what_an_earlier_claim_deleted(backend: Backend) -> None:
+    """The server may have been killed between its commit and the cache."""
+    await fill(backend)
+    await backend.erasures.begin_erasure(EVERYONE, "ann", "")
+    with pytest.raises(StoreUnavailable):
+        await erasing.erase_one(backend.erasures, KilledWriter(backend.store, 1))
+    await backend.advance(erasing.CLAIM_SECONDS + 1)
+    told: dict[Key, int] = {}
+
+    async def forget(versions: Mapping[Key, int]) -> None:
+        told.update(versions)
+
+    assert await erasing.erase_one(backend.erasures, DirectWriter(backend.store), forget)
+    ((key, version),) = told.items()
+    page = await backend.store.read_log(key, after_seq=0, limit=1)
+    assert (page.head.deleted, page.head.version) == (True, version)
+    assert (await backend.erasures.get_erasure(EVERYONE, "ann")).state == DONE
 
 
 class Mortal:

@@ -179,7 +179,8 @@ class Opening:
         background(
             reaper.run(truth.attachments, parts.blobs, interval, parts.reaped, sharing=self._sharing(parts)), "reaper"
         )
-        background(erasing.run(truth.erasures, parts.batcher, interval), "erasures")
+        forget = parts.cached.forget_deleted if parts.cached is not None else None
+        background(erasing.run(truth.erasures, parts.batcher, interval, forget), "erasures")
         background(counting.run(truth.usage, ids.uuid7(), parts.counted), "usage")
         kept_us = round(self.settings.ended_retention * 1_000_000)
         background(retiring.run(truth.retention, parts.batcher, kept_us, interval, parts.retired), "retention")

@@ -94,6 +94,12 @@ class MemoryErasures:
             row.noted[session_id] = ErasedSession.of(session_id, head.version, head.core)
         return found
 
+    async def noted_deletions(self, claim: ErasureClaim, after: str, limit: int) -> Sequence[tuple[str, int]]:
+        if (row := self._held(claim)) is None:
+            return ()
+        heads = [(each, log.head) for each in sorted(row.noted) if (log := self._logs.get((claim.tenant_id, each)))]
+        return [(each, head.version) for each, head in heads if each > after and head.deleted][:limit]
+
     async def erase_documents(self, claim: ErasureClaim, limit: int) -> int:
         if (row := self._held(claim)) is None or self._keeps_user(claim):
             return 0

@@ -78,6 +78,11 @@ class PostgresErasures:
 
         return await self._transactions.run(work)
 
+    async def noted_deletions(self, claim: ErasureClaim, after: str, limit: int) -> Sequence[tuple[str, int]]:
+        asked = (claim.tenant_id, claim.user_id, claim.number, after, limit)
+        rows = await self._transactions.fetch(_TEXT["noted_deletions"], *asked)
+        return [(session_id, version) for session_id, version in rows]
+
     async def erase_documents(self, claim: ErasureClaim, limit: int) -> int:
         key = (claim.tenant_id, claim.user_id)
 

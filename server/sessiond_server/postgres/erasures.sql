@@ -59,6 +59,25 @@ on conflict (tenant_id, user_id, session_id) do update
 set events = excluded.events, messages = excluded.messages, attachments = excluded.attachments,
   attachment_bytes = excluded.attachment_bytes
 
+-- name: noted_deletions  index: erasure_sessions_pkey session_heads_pkey
+select n.session_id, h.version
+from erasures e
+cross join lateral (
+  select erasure_sessions.session_id from erasure_sessions
+  where erasure_sessions.tenant_id = e.tenant_id and erasure_sessions.user_id = e.user_id
+    and erasure_sessions.session_id > $4
+  order by erasure_sessions.session_id
+) n
+cross join lateral (
+  select session_heads.version from session_heads
+  where session_heads.tenant_id = $1 and session_heads.session_id = n.session_id
+    and session_heads.delete_time is not null
+  limit 1
+) h
+where e.tenant_id = $1 and e.user_id = $2 and e.claims = $3 and e.end_time is null
+order by n.session_id
+limit $5
+
 -- name: count_noted  index: erasure_sessions_pkey
 select count(*) as sessions, coalesce(sum(events), 0)::bigint as events, coalesce(sum(messages), 0)::bigint as messages,
   coalesce(sum(attachments), 0)::bigint as attachments, coalesce(sum(attachment_bytes), 0)::bigint as attachment_bytes,

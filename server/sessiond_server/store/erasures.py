@@ -55,6 +55,11 @@ class ErasureStore(Protocol):
         holds."""
         ...
 
+    async def noted_deletions(self, claim: ErasureClaim, after: str, limit: int) -> Sequence[tuple[str, int]]:
+        """(id, version) of at most `limit` sessions with ids > `after` (code points) that were noted, and are deleted:
+        the version is that of the deletion. Ascending; empty if the claim no longer holds."""
+        ...
+
     async def erase_documents(self, claim: ErasureClaim, limit: int) -> int:
         """Removes at most `limit` documents of the user, and at most as many records of the requests that wrote them.
         Counts them in the erasure, in the same transaction. Returns how many; 0 when nothing is left."""

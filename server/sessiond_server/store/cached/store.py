@@ -7,7 +7,7 @@ whose entry may be stale is read from the store until the entry has been invalid
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -23,7 +23,7 @@ from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.store.cached import changes as changes_of
 from sessiond_server.store.cached import windows
 from sessiond_server.store.cached.batched_reads import BatchedReads
-from sessiond_server.store.cached.contract import ALL, EMBARGO, Cache, CacheState, Change, Copy, Put, placed
+from sessiond_server.store.cached.contract import ALL, EMBARGO, Cache, CacheState, Change, Copy, Forget, Put, placed
 from sessiond_server.store.cached.dirty import DirtySessions
 from sessiond_server.store.commits import Applied, Commits
 from sessiond_server.store.session_reads import CACHED, Freshness, MessagesPage, SessionReads
@@ -134,6 +134,11 @@ class CachedSessions:
         changes += changes_of.of_repeated(commands, applied.results, written)
         await self._update_cache(changes)
         return applied
+
+    async def forget_deleted(self, versions: Mapping[Key, int]) -> None:
+        """Takes sessions out of the cache whose deletion was committed by a process that may have been killed before
+        it told the cache. `versions`: those of the deletions."""
+        await self._update_cache([Forget(key, version + 1) for key, version in versions.items()])
 
     async def expire_due(self, limit: int) -> Writes:
         as_of = self._cache.moment()
