@@ -136,7 +136,7 @@ class Pipe:
                 if self._left and not out.under_way and self._ending is None:
                     self._ending = loop.call_later(PATIENCE, self._lose_patience)
                     await self._stream.done_writing()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             pass  # the stream has ended: the reader learns why
 
     def leave(self) -> None:

@@ -115,8 +115,12 @@ class Sending(Generic[Request, Response]):
         """
         try:
             # An error here is also the status of the call, which is raised below.
-            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            try:
                 await self._call.done_writing()
+            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                pass
+            except grpc.aio.InternalError:  # the connection broke at this moment; grpc.aio lets it through as it is
+                self._broken = True
             return await self._call
         except grpc.aio.AioRpcError as error:
             if self._broken and error.code() is grpc.StatusCode.INTERNAL:
