@@ -10,6 +10,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.fold import fold
+from sessiond_server.domain.rewinds import ranges
 from sessiond_server.store.contract import Store
 from sessiond_server.store.work import WorkStore
 
@@ -120,11 +121,12 @@ def folds(events: Sequence[Event]) -> dict[int, Seen]:
             calls[call.tool_call_id] = call
         elif event.type == _APPENDED and not event.message.HasField("delete_time"):
             messages.append(event.seq)
+        hidden = ranges.of_session(session)
         seen[event.seq] = Seen(
             session,
-            [run for _, run in sorted(runs.values(), key=lambda one: -one[0])],
-            sorted(calls.values(), key=lambda one: -one.seq),
-            list(messages),
+            [run for place, run in sorted(runs.values(), key=lambda one: -one[0]) if not ranges.hides(hidden, place)],
+            [call for call in sorted(calls.values(), key=lambda one: -one.seq) if not ranges.hides(hidden, call.seq)],
+            [each for each in messages if not ranges.hides(hidden, each)],
         )
     return seen
 
