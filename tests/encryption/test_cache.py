@@ -1,10 +1,14 @@
 """Copies of sessions that are encrypted: what is stored of them, and who gets them."""
 
 import asyncio
+from collections.abc import Sequence
 
+import pytest
+
+from sessiond_server.domain.rows import Key
 from sessiond_server.encryption.cache import SealedCache
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
-from sessiond_server.store.cached.contract import Cache, Copy, Put, placed
+from sessiond_server.store.cached.contract import Cache, Change, Copy, Put, placed
 from tests.support.encryption import MemoryKeys, keyring
 
 KEY = ("acme", "s")
@@ -73,3 +77,27 @@ async def test_without_a_key_at_hand_there_is_no_copy() -> None:
     keys.shred("acme")
     ring.forget("acme")
     assert await cache.get(KEY) is None
+
+
+class Broken(MemoryCache):
+    """A cache whose answers are errors."""
+
+    def get(self, key: Key, *, content: bool = False, newest: int = 0) -> "asyncio.Future[Copy | None]":
+        answer: asyncio.Future[Copy | None] = asyncio.get_running_loop().create_future()
+        answer.set_exception(RuntimeError("broken"))
+        return answer
+
+    def put(self, changes: Sequence[Change]) -> "asyncio.Future[Sequence[bool]]":
+        answer: asyncio.Future[Sequence[bool]] = asyncio.get_running_loop().create_future()
+        answer.set_exception(RuntimeError("broken"))
+        return answer
+
+
+async def test_nobody_waits_for_ever_for_an_answer_that_is_an_error() -> None:
+    ring = keyring()
+    await ring.sealing("acme")
+    cache = SealedCache(Broken(MemoryServer(asyncio.get_running_loop().time)), ring)
+    with pytest.raises(RuntimeError):
+        await cache.get(KEY)
+    with pytest.raises(RuntimeError):  # one of the copies cannot be sealed, so that the answer is one of its own
+        await cache.put([Put(KEY, COPY, cache.moment()), Put(("globex", "s"), COPY, cache.moment())])

@@ -1,12 +1,17 @@
 """A cache whose copies of sessions are encrypted."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from sessiond_server.domain.rows import Key
 from sessiond_server.encryption.envelope import DataKey, Kind, NotAuthentic, is_sealed, sealed_by
 from sessiond_server.encryption.keyring import Keyring
 from sessiond_server.store.cached.contract import Cache, Change, Copy, Forget, Put, message_of, placed, seq_of
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class SealedCache:
@@ -38,19 +43,13 @@ class SealedCache:
             return answer
         asked, clear = self._cache.get(key, content=content, newest=newest), not self._keyring.seals
 
-        def opened(asked: "asyncio.Future[Copy | None]") -> None:
-            if answer.done():
-                return
-            if asked.cancelled():
-                answer.cancel()
-                return
-            copy = asked.result()
+        def opened(copy: Copy | None) -> Copy | None:
             try:
-                answer.set_result(None if copy is None else _opened(keys.by_id, key[1], copy, clear=clear))
+                return None if copy is None else _opened(keys.by_id, key[1], copy, clear=clear)
             except (NotAuthentic, KeyError):
-                answer.set_result(None)
+                return None
 
-        asked.add_done_callback(opened)
+        asked.add_done_callback(partial(_settle, answer, opened))
         return answer
 
     def put(self, changes: Sequence[Change]) -> "asyncio.Future[Sequence[bool]]":
@@ -60,16 +59,11 @@ class SealedCache:
             return self._cache.put(taken)
         answer: asyncio.Future[Sequence[bool]] = asyncio.get_running_loop().create_future()
 
-        def done(put: "asyncio.Future[Sequence[bool]]") -> None:
-            if answer.done():
-                return
-            if put.cancelled():
-                answer.cancel()
-                return
-            results = iter(put.result())
-            answer.set_result([False if change is None else next(results) for change in sealed])
+        def of_all(put: Sequence[bool]) -> Sequence[bool]:
+            results = iter(put)
+            return [False if change is None else next(results) for change in sealed]
 
-        self._cache.put(taken).add_done_callback(done)
+        self._cache.put(taken).add_done_callback(partial(_settle, answer, of_all))
         return answer
 
     def offer(self, put: Put) -> None:
@@ -84,6 +78,19 @@ class SealedCache:
         if keys is None or keys.active is None or keys.refusal is not None:
             return None
         return change._replace(copy=_sealed_copy(keys.active, change.key[1], change.copy))
+
+
+def _settle(answer: "asyncio.Future[U]", made: Callable[[T], U], inner: "asyncio.Future[T]") -> None:
+    """Settles `answer` with what is made of the inner answer, whatever has come of that: nobody waits for ever."""
+    if answer.done():
+        return
+    if inner.cancelled():
+        answer.cancel()
+        return
+    try:
+        answer.set_result(made(inner.result()))
+    except Exception as error:
+        answer.set_exception(error)
 
 
 def _sealed_copy(key: DataKey, log: str, copy: Copy) -> Copy:
