@@ -55,6 +55,18 @@ def test_judging_ends_with_the_overload() -> None:
     assert not world.pace.judges
 
 
+def test_tenants_that_call_no_more_are_forgotten() -> None:
+    world = World()
+    for number in range(100):
+        world.pace.late(f"t{number}", 1.0)
+        world.now += KEEP
+    world.now += KEEP
+    world.pace.late("t", 1.0)
+    world.now += KEEP + 0.01
+    assert world.pace.hopeless("t", 0.1) is None
+    assert not world.pace.judges
+
+
 def test_calls_that_were_late_before_they_came_tell_no_duration() -> None:
     world = World()
     world.pace.late("t", None)

@@ -46,9 +46,13 @@ class Pace:
 
     def late(self, tenant_id: str, seconds: float | None) -> None:
         """A call has ended because its deadline has passed: so many seconds after it was accepted, or before (None)."""
-        until = self._clock() + KEEP
-        tenant = self._tenants.setdefault(tenant_id, _Tenant(until))
-        tenant.until = until
+        now = self._clock()
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None:
+            # Tenants that call no more do not ask for themselves again.
+            self._tenants = {name: each for name, each in self._tenants.items() if now <= each.until}
+            tenant = self._tenants[tenant_id] = _Tenant(now)
+        tenant.until = now + KEEP
         if seconds is not None:
             tenant.take(seconds)
 
