@@ -12,7 +12,7 @@ import sys
 import grpc
 import uvloop
 
-from sessiond_server.rpc.server import WireSettings
+from sessiond_server.rpc.wire_settings import WireSettings
 
 
 class _Answers(grpc.GenericRpcHandler):

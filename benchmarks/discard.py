@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import grpc
 import uvloop
 
-from sessiond_server.rpc.server import WireSettings
+from sessiond_server.rpc.wire_settings import WireSettings
 
 CHUNK = 256 * 1024
 UPLOAD = "/sessiond.v1.AttachmentService/UploadAttachment"

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc.aio
 
+from sessiond.branch_calls import BranchCalls
 from sessiond.connection import Connection
 from sessiond.context_calls import ContextCalls
 from sessiond.document_calls import DocumentCalls
@@ -48,6 +49,7 @@ from sessiond.waiting import found
 @naming_texts_of_methods
 class Client(
     SessionCalls,
+    BranchCalls,
     MessageCalls,
     EventCalls,
     RunCalls,

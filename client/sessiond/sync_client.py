@@ -893,112 +893,6 @@ class SyncClient:
         """
         return wait(self._inner.batch_create_sessions(sessions, request_id=request_id, timeout=timeout))
 
-    def fork_session(
-        self,
-        session_id: str,
-        *,
-        at: int | str | None = None,
-        fork_session_id: str = "",
-        expected_version: int = 0,
-        request_id: str = "",
-        timeout: float | None = None,
-        **changes: Unpack[SessionChanges],
-    ) -> Session:
-        """Makes a new session that continues another one from one of its places, and returns it. What it shares with
-        its parent is not copied.
-
-        `at`: the last place that the fork shares, as a `seq` or as the id of a message, which the fork still has. None:
-        the session's last event. `changes`: fields that the fork has instead of the parent's; see SessionChanges.
-        `expected_version`: of the parent. Raises SessionNotFound, MessageNotFound, InvalidFields (`seq` is none of the
-        session's places), SessionAlreadyExists, SessionQuotaReached, ForkLimitReached, VersionMismatch.
-        """
-        return wait(
-            self._inner.fork_session(
-                session_id,
-                at=at,
-                fork_session_id=fork_session_id,
-                expected_version=expected_version,
-                request_id=request_id,
-                timeout=timeout,
-                **changes,
-            )
-        )
-
-    def rewind_session(
-        self,
-        session_id: str,
-        *,
-        to: int | str | None = None,
-        before: str | None = None,
-        state: RewindStateLike = "restore",
-        run: Fence | None = None,
-        expected_version: int = 0,
-        request_id: str = "",
-        timeout: float | None = None,
-    ) -> Session:
-        """Takes a session back to one of its places, and returns it: what is visible afterwards is exactly what was
-        visible then. Nothing is removed, so a rewind to the place before another rewind undoes it.
-
-        `to`: the place, as a `seq` or as the id of a message, which is visible afterwards. `before`: the id of a
-        message, to go to the place before it. Exactly one of the two. `state`: "restore" brings `state`, `agent_data`,
-        `metadata` and `summary` back as well; "keep" leaves them. `run`: needed while a run is live: that run. Raises
-        SessionNotFound, MessageNotFound, InvalidFields (no such place), SessionEnded, RunInProgress, RunFenced,
-        RewindLimitReached, VersionMismatch; ValueError for both places or none.
-        """
-        return wait(
-            self._inner.rewind_session(
-                session_id,
-                to=to,
-                before=before,
-                state=state,
-                run=run,
-                expected_version=expected_version,
-                request_id=request_id,
-                timeout=timeout,
-            )
-        )
-
-    def regenerate(
-        self,
-        session_id: str,
-        message_id: str,
-        *,
-        state: RewindStateLike = "restore",
-        run: Fence | None = None,
-        expected_version: int = 0,
-        request_id: str = "",
-        timeout: float | None = None,
-    ) -> Session:
-        """Takes an answer back, with all that followed it, so that another one can be made: returns the session as it
-        was just before it. `get_context` then has what to send to the model.
-
-        `message_id`: of the answer; of an answer in several messages, such as calls of tools, the first one to make
-        anew. The other arguments and errors are those of `rewind_session`, of which this is the call with `before`.
-        """
-        return wait(
-            self._inner.regenerate(
-                session_id,
-                message_id,
-                state=state,
-                run=run,
-                expected_version=expected_version,
-                request_id=request_id,
-                timeout=timeout,
-            )
-        )
-
-    def list_forks(
-        self, session_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
-    ) -> SyncPages[ListForksResponse, Session]:
-        """Lists the sessions that were forked directly from a session, oldest first, for `for`; see Pages.
-
-        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
-        SessionNotFound, InvalidPageToken.
-        """
-        return SyncPages(
-            self._inner.list_forks(session_id, page_size=page_size, page_token=page_token, timeout=timeout)
-        )
-
     def get_session(
         self,
         session_id: str,
@@ -1263,6 +1157,112 @@ class SyncClient:
         Raises SessionNotFound, ScopeMissing.
         """
         return wait(self._inner.create_session_token(session_id, access=access, ttl=ttl, timeout=timeout))
+
+    def fork_session(
+        self,
+        session_id: str,
+        *,
+        at: int | str | None = None,
+        fork_session_id: str = "",
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+        **changes: Unpack[SessionChanges],
+    ) -> Session:
+        """Makes a new session that continues another one from one of its places, and returns it. What it shares with
+        its parent is not copied.
+
+        `at`: the last place that the fork shares, as a `seq` or as the id of a message, which the fork still has. None:
+        the session's last event. `changes`: fields that the fork has instead of the parent's; see SessionChanges.
+        `expected_version`: of the parent. Raises SessionNotFound, MessageNotFound, InvalidFields (`seq` is none of the
+        session's places), SessionAlreadyExists, SessionQuotaReached, ForkLimitReached, VersionMismatch.
+        """
+        return wait(
+            self._inner.fork_session(
+                session_id,
+                at=at,
+                fork_session_id=fork_session_id,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+                **changes,
+            )
+        )
+
+    def rewind_session(
+        self,
+        session_id: str,
+        *,
+        to: int | str | None = None,
+        before: str | None = None,
+        state: RewindStateLike = "restore",
+        run: Fence | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Session:
+        """Takes a session back to one of its places, and returns it: what is visible afterwards is exactly what was
+        visible then. Nothing is removed, so a rewind to the place before another rewind undoes it.
+
+        `to`: the place, as a `seq` or as the id of a message, which is visible afterwards. `before`: the id of a
+        message, to go to the place before it. Exactly one of the two. `state`: "restore" brings `state`, `agent_data`,
+        `metadata` and `summary` back as well; "keep" leaves them. `run`: needed while a run is live: that run. Raises
+        SessionNotFound, MessageNotFound, InvalidFields (no such place), SessionEnded, RunInProgress, RunFenced,
+        RewindLimitReached, VersionMismatch; ValueError for both places or none.
+        """
+        return wait(
+            self._inner.rewind_session(
+                session_id,
+                to=to,
+                before=before,
+                state=state,
+                run=run,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def regenerate(
+        self,
+        session_id: str,
+        message_id: str,
+        *,
+        state: RewindStateLike = "restore",
+        run: Fence | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Session:
+        """Takes an answer back, with all that followed it, so that another one can be made: returns the session as it
+        was just before it. `get_context` then has what to send to the model.
+
+        `message_id`: of the answer; of an answer in several messages, such as calls of tools, the first one to make
+        anew. The other arguments and errors are those of `rewind_session`, of which this is the call with `before`.
+        """
+        return wait(
+            self._inner.regenerate(
+                session_id,
+                message_id,
+                state=state,
+                run=run,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def list_forks(
+        self, session_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> SyncPages[ListForksResponse, Session]:
+        """Lists the sessions that were forked directly from a session, oldest first, for `for`; see Pages.
+
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        SessionNotFound, InvalidPageToken.
+        """
+        return SyncPages(
+            self._inner.list_forks(session_id, page_size=page_size, page_token=page_token, timeout=timeout)
+        )
 
     def append_messages(
         self,

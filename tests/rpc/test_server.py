@@ -24,7 +24,8 @@ from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.routing import Database, Reads
-from sessiond_server.rpc.server import PIPE, SERVICES, RpcServer, WireSettings
+from sessiond_server.rpc.server import PIPE, SERVICES, RpcServer
+from sessiond_server.rpc.wire_settings import WireSettings
 from tests.support.held_store import Holding
 from tests.support.waiting import until
 from tests.support.wire import DirectWriter, Failure, Wire, serving

@@ -28,7 +28,7 @@ from sessiond_server.rpc.interceptors.reading import Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.methods import generic_handler, served_methods, snake_case
 from sessiond_server.rpc.places import Places
-from sessiond_server.rpc.server import MIB
+from sessiond_server.rpc.wire_settings import MIB
 from tests.support.waiting import until
 from tests.support.wire import Failure
 

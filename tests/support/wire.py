@@ -48,7 +48,8 @@ from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.routing import Database, Reads
-from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
+from sessiond_server.rpc.server import SERVICES, RpcServer
+from sessiond_server.rpc.wire_settings import WireSettings
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.branches import BranchedCommits

@@ -6,8 +6,8 @@ from typing import Final
 from sessiond_server.domain.rows import Policy
 from sessiond_server.events.limits import HubLimits
 from sessiond_server.rpc.pipe.limits import PipeLimits
-from sessiond_server.rpc.server import WireSettings
 from sessiond_server.rpc.tls import Certificates
+from sessiond_server.rpc.wire_settings import WireSettings
 from sessiond_server.settings import Settings
 from sessiond_server.spans import Tracer
 from sessiond_server.store.batching import BatchLimits
