@@ -93,8 +93,11 @@ async def test_calls_that_cannot_be_served_in_time_are_refused_at_once(monkeypat
     writer = HoldingWriter(store)
     async with serving(store, writer=writer, call_metrics=True) as wire:
         request = SuspendSessionRequest(session_id="s")
-        late = [wire.start("SuspendSession", request, timeout=0.5) for _ in range(4)]
-        assert Counter(await asyncio.gather(*map(end, late))) == {"DEADLINE_EXCEEDED": 4}
+        few = [wire.start("SuspendSession", request, timeout=0.5) for _ in range(4)]
+        assert Counter(await asyncio.gather(*map(end, few))) == {"DEADLINE_EXCEEDED": 4}
+        assert await end(wire.start("SuspendSession", request, timeout=0.4)) == "DEADLINE_EXCEEDED", "no overload"
+        late = [wire.start("SuspendSession", request, timeout=0.5) for _ in range(40)]
+        assert Counter(await asyncio.gather(*map(end, late))) == {"DEADLINE_EXCEEDED": 40}
         await until(lambda: not wire.server.calls)
         failure = await wire.failure("SuspendSession", request, timeout=0.4)
         assert failure.reason == "TOO_MANY_CALLS"

@@ -6,6 +6,11 @@ from typing import Final
 
 KEEP: Final = 1.0
 """Seconds after the last call that was too late for which calls are judged."""
+MANY: Final = 20.0
+"""So many calls that were too late within about HALF_LIFE begin the judging. Fewer are no overload: the database may be
+away, or a caller have little patience."""
+HALF_LIFE: Final = 0.5
+"""Seconds after which a call that was too late counts half."""
 WEIGHT: Final = 0.02
 """Of each new duration in the mean. So the last fifty or so count."""
 MARGIN: Final = 1.5
@@ -15,6 +20,10 @@ MARGIN: Final = 1.5
 @dataclass(slots=True)
 class _Tenant:
     until: float
+    level: float = 0.0
+    """Calls that were too late, the older ones counting less; as of KEEP before `until`."""
+    judged: bool = False
+    """Whether there have been MANY. It stays so while further ones come."""
     mean: float | None = None
     """Seconds that calls have taken, those included whose deadline passed before they were served; None: not known."""
 
@@ -23,7 +32,8 @@ class _Tenant:
 
 
 class Pace:
-    """Of one method. Refuses nothing while calls end before their deadlines, however slow they are.
+    """Of one method. Refuses nothing while calls end before their deadlines, however slow they are, nor for a few that
+    do not.
 
     Once the service has more calls than it can serve, they wait, first of all in grpc's core, where nothing but their
     number bounds them. Then each is accepted when its time is nearly over, work is done on it in vain, and nobody is
@@ -52,6 +62,9 @@ class Pace:
             # Tenants that call no more do not ask for themselves again.
             self._tenants = {name: each for name, each in self._tenants.items() if now <= each.until}
             tenant = self._tenants[tenant_id] = _Tenant(now)
+        since = now + KEEP - tenant.until
+        tenant.level = tenant.level * 0.5 ** (since / HALF_LIFE) + 1
+        tenant.judged = tenant.judged or tenant.level >= MANY
         tenant.until = now + KEEP
         if seconds is not None:
             tenant.take(seconds)
@@ -71,7 +84,7 @@ class Pace:
         if self._clock() > tenant.until:
             del self._tenants[tenant_id]
             return None
-        if tenant.mean is None:
+        if tenant.mean is None or not tenant.judged:
             return None
         needed = MARGIN * tenant.mean
         return needed if needed > remaining else None
