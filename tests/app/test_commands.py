@@ -1,5 +1,6 @@
 """The commands beside serve: what they print, and their exit codes."""
 
+import asyncio
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ from sessiond_server.auth import SESSIONS_READ, digest_of, load_keys
 from sessiond_server.cli import show
 from sessiond_server.settings import SETTINGS, markdown
 from tests.support.serve_process import command, data_folder, serving
+from tests.support.transactions import connected
 
 
 def test_version() -> None:
@@ -64,6 +66,17 @@ def test_a_database_out_of_reach_is_said_in_words() -> None:
     assert "the database cannot be reached" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "hunter2" not in failed.stderr
+
+
+async def test_check_changes_nothing_in_the_database(postgres_dsn: str) -> None:
+    """A store's connections would settle the order of feeds after a restore, which is serve's to do and to tell."""
+    async with connected(postgres_dsn) as database:
+        await database.execute("update feed_order set cluster = 1")
+        checked = await asyncio.to_thread(
+            command, "check", "--production", "--postgres-dsn", postgres_dsn, "--listen", "127.0.0.1:0"
+        )
+        assert "schema" in checked.stdout
+        assert await database.fetchval("select cluster from feed_order") == 1
 
 
 def test_check_finds_everything(empty_postgres_dsn: str, redis_url: str) -> None:

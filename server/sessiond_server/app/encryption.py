@@ -1,8 +1,9 @@
 """Encryption at rest as the settings ask for it, and whether it fits the database."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sessiond_server.encryption.keyring import Encryption
+from sessiond_server.encryption.keyring import Encryption, StoredKey
 from sessiond_server.encryption.wrapping import CannotUnwrap, LocalKeys
 from sessiond_server.postgres.fitness import DatabaseUnfit
 from sessiond_server.settings import SettingError, Settings, encryption_lines
@@ -28,8 +29,12 @@ def encryption_of(settings: Settings) -> Encryption | None:
 
 async def check_keys(store: "PostgresStore") -> None:
     """Raises KeysUnfit if the database has encrypted contents that this process could not read, StoreUnavailable."""
-    in_use = await store.keys_in_use()
-    if store.keyring is None:
+    await keys_fit(await store.keys_in_use(), None if store.keyring is None else store.keyring.check)
+
+
+async def keys_fit(in_use: Sequence[StoredKey], check: Callable[[Sequence[StoredKey]], Awaitable[None]] | None) -> None:
+    """Raises KeysUnfit unless `check` accepts the keys of the database; None: no keys are configured."""
+    if check is None:
         if in_use:
             raise KeysUnfit(
                 "the database has encrypted contents, and no keys are configured: set --encryption-keys, as the other "
@@ -37,6 +42,6 @@ async def check_keys(store: "PostgresStore") -> None:
             )
         return
     try:
-        await store.keyring.check(in_use)
+        await check(in_use)
     except CannotUnwrap as error:
         raise KeysUnfit(f"--encryption-keys: {error} (docs/encryption.md)") from None

@@ -10,17 +10,19 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from sessiond_server import auth, redis
 from sessiond_server.app import blobs, database
 from sessiond_server.app.credentials import tls_files
 from sessiond_server.app.databases import Group, WrongDatabase
-from sessiond_server.app.encryption import KeysUnfit, check_keys, encryption_of
+from sessiond_server.app.encryption import KeysUnfit, encryption_of, keys_fit
 from sessiond_server.app.errors import CannotListen, CannotReachBlobs
 from sessiond_server.cli import open_files, production
 from sessiond_server.cli.healthcheck import identity, reachable
 from sessiond_server.embedded import EmbeddedError
+from sessiond_server.encryption.keyring import check_unwraps
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.production import Facts
 from sessiond_server.rpc import probe
@@ -257,17 +259,18 @@ async def _postgres(settings: Settings, dsn: str, where: str, report: Report) ->
 
 
 async def _encryption(settings: Settings, dsn: str, report: Report) -> None:
-    from sessiond_server.postgres.store import PostgresStore
+    from sessiond_server.postgres import production
 
     try:
-        async with PostgresStore(dsn, max_connections=2, encryption=encryption_of(settings)) as store:
-            await check_keys(store)
+        encryption = encryption_of(settings)
+        in_use = await production.look_at_keys(dsn)
+        await keys_fit(in_use, None if encryption is None else partial(check_unwraps, encryption.keks))
     except (KeysUnfit, SettingError) as error:
         report.fail("encryption", str(error), "serve would not start")
     except StoreUnavailable:
         return  # reported already
     else:
-        if settings.encryption_keys is not None:
+        if encryption is not None:
             report.ok("encryption", f"by the keys of {settings.encryption_keys}, which fit the database")
 
 

@@ -121,6 +121,14 @@ class SealedCores:
         return found[1] if found is not None and found[0] == core else None
 
 
+async def check_unwraps(keks: KeyEncryption, keys: Iterable[StoredKey]) -> None:
+    """Raises CannotUnwrap if one of the keys cannot be unwrapped, or none could be wrapped."""
+    await keks.current()
+    for key in keys:
+        if key.wrapped is not None:
+            await keks.unwrap(key.wrapped, context(key.tenant_id, key.id))
+
+
 class Keyring:
     """The data keys of tenants. Use as `async with`; belongs to one event loop."""
 
@@ -223,11 +231,8 @@ class Keyring:
         self._tenants.pop(tenant_id, None)
 
     async def check(self, keys: Iterable[StoredKey]) -> None:
-        """Raises CannotUnwrap if one of the keys cannot be unwrapped, or none could be wrapped."""
-        await self._keks.current()
-        for key in keys:
-            if key.wrapped is not None:
-                await self._keks.unwrap(key.wrapped, context(key.tenant_id, key.id))
+        """See `check_unwraps`."""
+        await check_unwraps(self._keks, keys)
 
     async def _loaded(self, tenant_id: str) -> TenantKeys:
         """Reads the keys of a tenant, once for all that ask meanwhile."""

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import asyncpg
 
+from sessiond_server.encryption.keyring import StoredKey
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.growth import GROWTH, growth
 from sessiond_server.postgres.schema.tables import TABLES
+from sessiond_server.postgres.tenant_keys import one_of_each
 from sessiond_server.store.condition import Growth
 
 _SETTINGS: Final = (
@@ -81,6 +83,12 @@ async def look_at_tables(dsn: str, *, connect_timeout: float = 5.0) -> Growth | 
     async with _asked(dsn, connect_timeout) as connection:
         rows = await connection.fetch(GROWTH, TABLES)
     return growth(rows) if rows else None
+
+
+async def look_at_keys(dsn: str, *, connect_timeout: float = 5.0) -> Sequence[StoredKey]:
+    """See `one_of_each`. Raises StoreUnavailable, as `look`."""
+    async with _asked(dsn, connect_timeout) as connection:
+        return await one_of_each(connection.fetch)
 
 
 @asynccontextmanager
