@@ -224,7 +224,8 @@ async def _fill_and_mend(node: Node, disk: Path) -> None:
     async with served("--postgres-dsn", node.dsn) as (server, client, session_id):
         async with node.connected() as connection:
             await connection.execute("select pg_create_physical_replication_slot('gone', true)")
-            for _ in range(4):  # segments of 16 MB that only the slot keeps
+            # Segments of 16 MB that only the slot keeps. Postgres keeps up to max_wal_size of them to use them again.
+            for _ in range(8):
                 await connection.execute("create table ballast as select 1; drop table ballast; select pg_switch_wal()")
         with pytest.raises(OSError, match="No space"):
             _fill(disk / "ballast")
